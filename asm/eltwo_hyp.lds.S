@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Linker script of the EL2 image.
+ *
+ * Linked at 0 and run wherever the loader maps it. Each of the four parts has its own access rights and so begins on a
+ * page of the kernel's granule:
+ *
+ *   .hyp.idmap  R X  the image header, then the code that runs with VA = PA; one 4 KiB page at most, whatever the
+ *                    granule, and the only part that is not reached through the runtime mapping
+ *   .text       R X
+ *   .rodata     R    begins with the R_AARCH64_RELATIVE table that the loader applies
+ *   .data       RW   with .bss, which the flattened image does not hold
+ *
+ * The linker refuses a section that is not named here, and code that can panic: see /DISCARD/.
+ */
+
+#include <asm-generic/vmlinux.lds.h>
+#include <asm/page.h>
+
+OUTPUT_ARCH(aarch64)
+
+PHDRS
+{
+	text	PT_LOAD FLAGS(5);
+	rodata	PT_LOAD FLAGS(4);
+	data	PT_LOAD FLAGS(6);
+}
+
+SECTIONS
+{
+	/*
+	 * A panicking path is an error of the link: "... referenced in section X: defined in discarded section Y". X
+	 * is the function to look at. The panic handler refers to an undefined symbol for what gets past the patterns.
+	 */
+	/DISCARD/ : {
+		*(.text*_4core9panicking*)
+		*(.text*_4core6option13expect_failed* .text*_4core6option13unwrap_failed*)
+		*(.text*_4core6result13unwrap_failed*)
+		*(.text*_4core5slice5index*_fail* .text*_4core5slice*len_mismatch_fail*)
+		*(.text*_4core3str16slice_error_fail*)
+		*(.text*_4core4cell*panic_already*)
+	}
+
+	. = 0;
+	PROVIDE(__hyp_image_start = .);
+
+	.hyp.idmap : {
+		__hyp_idmap_start = .;
+		KEEP(*(.hyp.header))
+		KEEP(*(.hyp.idmap .hyp.idmap.*))
+		__hyp_idmap_end = .;
+	} :text
+
+	. = ALIGN(PAGE_SIZE);
+	.text : {
+		__hyp_text_start = .;
+		KEEP(*(.hyp.vectors))
+		*(.text .text.*)
+		. = ALIGN(PAGE_SIZE);
+		__hyp_text_end = .;
+	} :text
+
+	.rela.dyn : {
+		__hyp_rodata_start = .;
+		__hyp_rela_start = .;
+		*(.rela .rela.*)
+		__hyp_rela_end = .;
+	} :rodata
+
+	/* The linker reserves one entry and three; both hold nothing else, see the assertions. */
+	.got : { *(.got) } :rodata
+	.got.plt : { *(.got.plt) } :rodata
+
+	.rodata : {
+		*(.rodata .rodata.*)
+		*(.data.rel.ro .data.rel.ro.*)
+		. = ALIGN(PAGE_SIZE);
+		__hyp_rodata_end = .;
+	} :rodata
+
+	.data : {
+		__hyp_data_start = .;
+		*(.data .data.*)
+		. = ALIGN(16);
+		__hyp_data_end = .;
+	} :data
+
+	.bss (NOLOAD) : ALIGN(16) {
+		__hyp_bss_start = .;
+		*(.bss .bss.* .dynbss)
+		*(COMMON)
+		. = ALIGN(PAGE_SIZE);
+		__hyp_image_end = .;
+	} :data
+
+	.plt : { *(.plt .iplt .igot .igot.plt) } :NONE
+
+	DWARF_DEBUG
+	.debug_gdb_scripts 0 : { *(.debug_gdb_scripts) }
+	ELF_DETAILS
+
+	/DISCARD/ : {
+		*(.interp .dynamic .dynsym .dynstr .hash .gnu.hash .gnu.version*)
+		*(.note.* .eh_frame .rela.eh_frame)
+	}
+}
+
+ASSERT(__hyp_image_start == 0, "the image header must be at offset 0")
+ASSERT(SIZEOF(.hyp.idmap) != 0, "the image has no header")
+ASSERT(__hyp_idmap_end - __hyp_idmap_start <= 4096, "the identity mapped part does not fit in 4 KiB")
+ASSERT(SIZEOF(.got) <= 8 && SIZEOF(.got.plt) <= 24, "the image must not need a global offset table")
+ASSERT(SIZEOF(.plt) == 0, "the image must not need a procedure linkage table")
