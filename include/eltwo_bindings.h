@@ -3,9 +3,33 @@
  * What the host side needs from the kernel and `kernel::bindings` does not have.
  *
  * bindgen reads this file. It generates exactly the items that are named in the lines below that start with "//!",
- * by a regular expression over the whole name; a type that they use and that is not named comes from
- * `kernel::bindings`.
+ * each by a regular expression over the whole name (kinds: function, type, var). A type that these use and that is not
+ * named comes from `kernel::bindings`. A function must be exported to modules and be no static inline.
  */
 
+/* CPU power management: a CPU comes back from a deep idle state with EL2 reset. */
 #include <linux/cpu_pm.h>
 //! function cpu_pm_(un)?register_notifier
+//! type cpu_pm_event
+
+/* Suspend, and the way to kexec and reboot once the other CPUs are down. */
+#include <linux/syscore_ops.h>
+//! function (un)?register_syscore
+//! type syscore(_ops)?
+
+/* The crash path: told before the crash kernel is started, where the user asks for that. */
+#include <linux/panic_notifier.h>
+//! var panic_notifier_list
+
+/* Memory that is added or removed while the module is loaded. Only with CONFIG_MEMORY_HOTPLUG. */
+#include <linux/memory.h>
+//! function (un)?register_memory_notifier
+//! type memory_(block_state|notify)
+
+/*
+ * Constants that are expressions in C: bindgen evaluates an initialiser, but no macro with casts; and no value above
+ * LONG_MAX, so addresses are signed here.
+ */
+#include <asm/memory.h>
+//! var ELTWO_.*
+static const long ELTWO_PAGE_OFFSET = (long)PAGE_OFFSET;
