@@ -19,6 +19,9 @@
 
 OUTPUT_ARCH(aarch64)
 
+/* Nothing is entered by the ELF file's entry point; the linkers want one. */
+ENTRY(__hyp_image_start)
+
 PHDRS
 {
 	text	PT_LOAD FLAGS(5);
@@ -54,7 +57,6 @@ SECTIONS
 	. = ALIGN(PAGE_SIZE);
 	.text : {
 		__hyp_text_start = .;
-		KEEP(*(.hyp.vectors))
 		*(.text .text.*)
 		. = ALIGN(PAGE_SIZE);
 		__hyp_text_end = .;
@@ -71,6 +73,12 @@ SECTIONS
 	.got : { *(.got) } :rodata
 	.got.plt : { *(.got.plt) } :rodata
 	.plt : { *(.plt .iplt .igot .igot.plt) } :rodata
+
+	/* The linker's hash of the image, behind the 16 bytes of the note's head: tells which eltwo_hyp.elf has its symbols. */
+	.note.gnu.build-id : {
+		__hyp_build_id = . + 16;
+		KEEP(*(.note.gnu.build-id))
+	} :rodata
 
 	.rodata : {
 		*(.rodata .rodata.*)
@@ -104,6 +112,7 @@ SECTIONS
 	}
 }
 
+ASSERT(SIZEOF(.note.gnu.build-id) == 16 + 20, "the build ID is not a SHA-1")
 ASSERT(__hyp_image_start == 0, "the image header must be at offset 0")
 ASSERT(SIZEOF(.hyp.idmap) != 0, "the image has no header")
 ASSERT(__hyp_idmap_end - __hyp_idmap_start <= 4096, "the identity mapped part does not fit in 4 KiB")
