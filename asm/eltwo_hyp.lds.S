@@ -74,7 +74,7 @@ SECTIONS
 	.got.plt : { *(.got.plt) } :rodata
 	.plt : { *(.plt .iplt .igot .igot.plt) } :rodata
 
-	/* The linker's hash of the image, behind the 16 bytes of the note's head: tells which eltwo_hyp.elf has its symbols. */
+	/* The linker's hash of the image, behind the note's head of 16 bytes. It tells which eltwo_hyp.elf has the symbols. */
 	.note.gnu.build-id : {
 		__hyp_build_id = . + 16;
 		KEEP(*(.note.gnu.build-id))

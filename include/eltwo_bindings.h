@@ -3,7 +3,7 @@
  * What the host side needs from the kernel and `kernel::bindings` does not have.
  *
  * bindgen reads this file. It generates exactly the items that are named in the lines below that start with "//!",
- * each by a regular expression over the whole name (kinds: function, type, var). A type that these use and that is not
+ * each by a regular expression over the whole name (kinds: file, function, type, var). A type that these use and that is not
  * named comes from `kernel::bindings`. A function must be exported to modules and be no static inline.
  */
 

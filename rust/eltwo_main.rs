@@ -9,14 +9,15 @@ use kernel::prelude::*;
 /// What `kernel::bindings` does not have.
 #[allow(
     dead_code,
+    improper_ctypes,
     missing_docs,
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    clippy::all,
-    unsafe_op_in_unsafe_fn,
     unreachable_pub,
-    unused_imports
+    unused_imports,
+    clippy::all,
+    reason = "generated from C headers"
 )]
 mod bindings {
     include!(env!("ELTWO_BINDINGS"));
@@ -46,7 +47,11 @@ struct Eltwo;
 impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let len_bytes = addr_of!(eltwo_blob_end) as usize - addr_of!(eltwo_blob_start) as usize;
-        pr_info!("loaded: image of {} bytes, pool_kib={}\n", len_bytes, *module_parameters::pool_kib.value());
+        pr_info!(
+            "loaded: image of {} bytes, pool_kib={}\n",
+            len_bytes,
+            *module_parameters::pool_kib.value()
+        );
         Ok(Self)
     }
 }
