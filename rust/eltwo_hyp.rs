@@ -1,46 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! The EL2 image (domain: hyp): crate root.
+//!
+//! A freestanding program of a few pages. It has no undefined symbol and no path that panics: both are errors of its link.
 
 #![no_std]
 
-use core::{
-    arch::global_asm,
-    panic::PanicInfo,
-    sync::atomic::{
-        AtomicU64,
-        Ordering, //
-    }, //
-};
+use core::panic::PanicInfo;
 
-// The header at offset 0. `__hyp_image_start` is a label of this section, so each difference is a PC-relative
-// relocation that the linker resolves.
-global_asm!(
-    r#"
-	.section .hyp.header, "ax", %progbits
-	.globl	__hyp_image_start
-__hyp_image_start:
-	.ascii	"ELTWOHYP"
-	.quad	__hyp_text_start - __hyp_image_start
-	.quad	__hyp_rodata_start - __hyp_image_start
-	.quad	__hyp_data_start - __hyp_image_start
-	.quad	__hyp_image_end - __hyp_image_start
-	.quad	{ping} - __hyp_image_start
-
-	.section .hyp.idmap, "ax", %progbits
-	.globl	hyp_idmap_entry
-hyp_idmap_entry:
-	ret
-"#,
-    ping = sym ping,
-);
-
-static PINGS: AtomicU64 = AtomicU64::new(1);
-
-/// Echoes its argument.
-extern "C" fn ping(arg: u64) -> u64 {
-    PINGS.fetch_add(1, Ordering::Relaxed).wrapping_add(arg)
-}
+mod arch;
+#[expect(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared with the host side, which uses other parts of it"
+)]
+mod common;
+mod hyp;
 
 #[panic_handler]
 fn panic(_info: &PanicInfo<'_>) -> ! {

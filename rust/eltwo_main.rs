@@ -1,23 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! eltwo.ko (domain: host): crate root.
+//!
+//! Loading builds a [`host::service::Service`] step by step and then lets every CPU in; unloading is the same in reverse,
+//! by the order in which the fields of [`Eltwo`] are dropped.
 
-use core::ptr::addr_of;
+use kernel::{
+    debugfs::Scope,
+    prelude::*,
+    sync::Arc, //
+};
 
-use kernel::prelude::*;
+use host::{
+    debugfs::{
+        self,
+        Files, //
+    },
+    hooks,
+    inject::{
+        self,
+        Step, //
+    },
+    probe,
+    service::Service, //
+};
 
-/// What `kernel::bindings` does not have.
+mod arch;
+#[expect(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared with the EL2 image, which uses other parts of it"
+)]
+mod common;
+mod host;
+
+/// What `kernel::bindings` does not have, and all that it has.
 #[allow(
     dead_code,
-    improper_ctypes,
     missing_docs,
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
-    unused_imports,
     clippy::all,
-    reason = "generated from C headers"
+    unsafe_op_in_unsafe_fn,
+    unreachable_pub,
+    unused_imports
 )]
 mod bindings {
     include!(env!("ELTWO_BINDINGS"));
@@ -32,32 +60,75 @@ module! {
     params: {
         pool_kib: u64 {
             default: 0,
-            description: "Size of the EL2 memory pool in KiB (0: computed)",
+            description: "Size of the EL2 memory pool in KiB (0: what this machine needs, and 64 pages)",
+        },
+        fail_at: u32 {
+            default: 0,
+            description: "Testing: the step of loading that is to fail (0: none; see rust/host/inject.rs)",
+        },
+        fail_cpu: u32 {
+            default: 0,
+            description: "Testing: the CPU on which it is to fail, if it is a step of a CPU",
         },
     },
 }
 
-extern "C" {
-    static eltwo_blob_start: u8;
-    static eltwo_blob_end: u8;
+/// A loaded module. The order of the fields is the order of unloading.
+struct Eltwo {
+    /// No new calls from user space.
+    _files: Pin<KBox<Scope<Files>>>,
+    _active: Active,
 }
 
-struct Eltwo;
+/// A service that CPUs are in. The order of the fields is the order of unloading.
+struct Active {
+    /// Takes every CPU down, and lets none in any more.
+    _hotplug: hooks::Hotplug,
+    /// From here on a CPU that wakes up is not brought up: it is not marked as asleep.
+    _syscore: hooks::Syscore,
+    _cpu_pm: hooks::CpuPm,
+    /// No callback can run any more.
+    _published: hooks::Published,
+    /// The last reference: the pool goes back to the kernel.
+    service: Arc<Service>,
+}
+
+impl Active {
+    fn new() -> Result<Self> {
+        let service = Service::build(probe::admit()?)?;
+        // SAFETY: `service` is dropped after `published`, and that after all other guards: both the locals here and the
+        // fields of `Self` are dropped in this order.
+        let published = unsafe { hooks::Published::new(&service) };
+        inject::check(Step::CpuPm)?;
+        let cpu_pm = hooks::CpuPm::new()?;
+        inject::check(Step::Syscore)?;
+        let syscore = hooks::Syscore::new()?;
+        let hotplug = hooks::Hotplug::new()?;
+        Ok(Self {
+            _hotplug: hotplug,
+            _syscore: syscore,
+            _cpu_pm: cpu_pm,
+            _published: published,
+            service,
+        })
+    }
+}
 
 impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let len_bytes = addr_of!(eltwo_blob_end) as usize - addr_of!(eltwo_blob_start) as usize;
-        pr_info!(
-            "loaded: image of {} bytes, pool_kib={}\n",
-            len_bytes,
-            *module_parameters::pool_kib.value()
-        );
-        Ok(Self)
+        let active = Active::new()?;
+        inject::check(Step::Debugfs)?;
+        let files = KBox::pin_init(debugfs::create(active.service.clone()), GFP_KERNEL)?;
+        active.service.announce();
+        Ok(Self {
+            _files: files,
+            _active: active,
+        })
     }
 }
 
 impl Drop for Eltwo {
     fn drop(&mut self) {
-        pr_info!("unloaded\n");
+        pr_info!("unloading\n");
     }
 }

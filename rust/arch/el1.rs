@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Arch, host side: HVC, interrupt masking and cache maintenance at EL1.
+//!
+//! Source: Arm ARM DDI 0487, B2.10 (caches), `arch/arm64/include/asm/assembler.h` of Linux for the errata.
+
+use core::{
+    arch::asm,
+    marker::PhantomData, //
+};
+
+use super::sysreg;
+
+/// x0..x4 of an HVC, in both directions.
+pub(crate) type HvcRegs = [u64; 5];
+
+/// Executes `HVC #0` with x0..x4 = `regs` and returns x0..x4.
+///
+/// # Safety
+///
+/// - EL2 exists and HVC is enabled, otherwise the instruction is UNDEFINED.
+/// - The caller answers for what EL2 does with the call, which can be anything.
+/// - Interrupts are masked if the call depends on which CPU it is made.
+#[inline(never)]
+pub(crate) unsafe fn hvc(regs: HvcRegs) -> HvcRegs {
+    let [mut x0, mut x1, mut x2, mut x3, mut x4] = regs;
+    // SAFETY: By the contract of this function. x5-x17 are clobbers of the stub ABI; x18 is reserved by the kernel and
+    // neither the stub nor we change it. The default memory clobber is needed: EL2 reads and writes memory.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inout("x0") x0,
+            inout("x1") x1,
+            inout("x2") x2,
+            inout("x3") x3,
+            inout("x4") x4,
+            out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+            out("x15") _, out("x16") _, out("x17") _,
+            options(nostack)
+        )
+    };
+    [x0, x1, x2, x3, x4]
+}
+
+/// Interrupts of this CPU are masked for as long as this lives; so the task stays on its CPU.
+pub(crate) struct IrqsMasked {
+    daif: u64,
+    /// The value belongs to one CPU.
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl IrqsMasked {
+    /// Masks IRQ and FIQ in PSTATE, which is stronger than the kernel's priority mask (pseudo-NMI).
+    pub(crate) fn new() -> Self {
+        let daif: u64;
+        // SAFETY: Masking interrupts is always allowed; `drop` puts PSTATE.DAIF back. No `nomem`: the compiler must not
+        // move an access out of the masked section.
+        unsafe {
+            asm!(
+                "mrs {}, daif",
+                "msr daifset, #3",
+                out(reg) daif,
+                options(nostack, preserves_flags)
+            )
+        };
+        Self {
+            daif,
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for IrqsMasked {
+    fn drop(&mut self) {
+        // SAFETY: The value was read by `new`, on this CPU.
+        unsafe { asm!("msr daif, {}", in(reg) self.daif, options(nostack, preserves_flags)) };
+    }
+}
+
+/// How far a line of the data cache reaches, and whether an erratum asks for every operation twice.
+#[derive(Clone, Copy)]
+pub(crate) struct CacheGeometry {
+    /// Smallest line of any data cache of the system, in bytes.
+    line_bytes: usize,
+}
+
+impl CacheGeometry {
+    /// From the system-wide value of CTR_EL0 (the smallest DminLine of all CPUs).
+    pub(crate) fn from_ctr(ctr: u64) -> Self {
+        Self {
+            line_bytes: 4usize << ((ctr >> 16) & 0xf),
+        }
+    }
+
+    /// Cleans and invalidates `len_bytes` bytes at `start` to the PoC, so that EL2 finds them with the MMU off, and no
+    /// line of ours can be written back over them later.
+    ///
+    /// CIVAC and not CVAC: some cores need it for a clean (`ARM64_WORKAROUND_CLEAN_CACHE`).
+    ///
+    /// # Safety
+    ///
+    /// The range is mapped as Normal memory in the kernel's linear map.
+    pub(crate) unsafe fn clean_to_poc(self, start: *const u8, len_bytes: usize) {
+        let first = start as usize & !(self.line_bytes - 1);
+        let end = start as usize + len_bytes;
+        // Errata ask for the whole loop twice (ARM64_WORKAROUND_4311569); it is harmless elsewhere, and this is no hot path.
+        for _ in 0..2 {
+            let mut line = first;
+            while line < end {
+                // SAFETY: The line is mapped by the contract of this function. Maintenance by VA loses no data.
+                unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
+                line += self.line_bytes;
+            }
+            // SAFETY: A barrier has no precondition. SY, because the next reader has its MMU off, which makes its
+            // accesses Device and so outside of any shareability domain that ISH would name.
+            unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+        }
+    }
+}
+
+/// Makes descriptors that this CPU has stored visible to the table walks of all CPUs.
+///
+/// ISHST: the stores must be observed by the walkers, which are Inner Shareable observers (TCR_EL2.SH0); loads play no
+/// part. No ISB: these tables are not in use before an HVC, which is a context synchronization event.
+pub(crate) fn publish_tables() {
+    // SAFETY: A barrier has no precondition.
+    unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// Whether this CPU runs its kernel at EL1.
+pub(crate) fn at_el1() -> bool {
+    (sysreg::current_el() >> 2) & 3 == 1
+}

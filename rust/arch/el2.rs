@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Arch, EL2 side: TLB maintenance of the EL2 regime, address translation, deliberate faults.
+//!
+//! Which barriers go with a TLBI, and why, is in `common::pgtable::tlb`; here each of them is one instruction.
+
+use core::arch::asm;
+
+use crate::common::pgtable::tlb::{
+    Op,
+    TlbPort,
+    Tlbi, //
+};
+
+/// This CPU, as [`crate::common::pgtable::tlb`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu;
+
+/// One instruction without an operand.
+macro_rules! plain {
+    ($instruction:literal) => {
+        // SAFETY: A barrier or an invalidation is always allowed at EL2: it changes no data, and a translation that is
+        // still wanted is walked anew. No `nomem`: it keeps its place among the accesses to the tables.
+        unsafe { asm!($instruction, options(nostack, preserves_flags)) }
+    };
+}
+
+/// One instruction with a register.
+macro_rules! with_operand {
+    ($instruction:literal, $operand:expr) => {
+        // SAFETY: As for `plain`.
+        unsafe { asm!(concat!($instruction, ", {}"), in(reg) $operand, options(nostack, preserves_flags)) }
+    };
+}
+
+impl TlbPort for Cpu {
+    #[inline]
+    fn issue(&self, op: Op) {
+        match op {
+            Op::DsbIshst => plain!("dsb ishst"),
+            Op::DsbIsh => plain!("dsb ish"),
+            Op::Isb => plain!("isb"),
+            Op::Tlbi(Tlbi::Vae2is(operand)) => with_operand!("tlbi vae2is", operand),
+            Op::Tlbi(Tlbi::Vale2is(operand)) => with_operand!("tlbi vale2is", operand),
+            Op::Tlbi(Tlbi::Alle2is) => plain!("tlbi alle2is"),
+            Op::Tlbi(Tlbi::Ipas2e1is(operand)) => with_operand!("tlbi ipas2e1is", operand),
+            Op::Tlbi(Tlbi::Ipas2le1is(operand)) => with_operand!("tlbi ipas2le1is", operand),
+            Op::Tlbi(Tlbi::Vmalle1is) => plain!("tlbi vmalle1is"),
+            Op::Tlbi(Tlbi::Vmalls12e1is) => plain!("tlbi vmalls12e1is"),
+            // The VMID alone decides nothing while HCR_EL2.VM is 0 and no guest runs.
+            Op::WriteVttbr(value) => with_operand!("msr vttbr_el2", value),
+        }
+    }
+}
+
+/// Translates `va` as EL2 would for a read or a write and returns PAR_EL1. The caller's PAR_EL1 is preserved.
+pub(crate) fn translate(va: u64, write: bool) -> u64 {
+    let par: u64;
+    // SAFETY: AT changes PAR_EL1 alone, which belongs to the host and is put back. The ISB makes the result of the AT
+    // visible to the MRS.
+    unsafe {
+        asm!(
+            "mrs {old}, par_el1",
+            "cbnz {write}, 1f",
+            "at s1e2r, {va}",
+            "b 2f",
+            "1: at s1e2w, {va}",
+            "2: isb",
+            "mrs {par}, par_el1",
+            "msr par_el1, {old}",
+            old = out(reg) _,
+            par = out(reg) par,
+            va = in(reg) va,
+            write = in(reg) u64::from(write),
+            options(nostack, preserves_flags)
+        )
+    };
+    par
+}
+
+/// Executes BRK, for the containment test.
+pub(crate) fn brk() {
+    // SAFETY: The exception is contained by the vectors of this image; nothing after it runs.
+    unsafe { asm!("brk #0xe12", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: what runs at EL1, in the kernel, with exported symbols only.
+
+pub(crate) mod cpu;
+pub(crate) mod debugfs;
+pub(crate) mod hooks;
+pub(crate) mod image;
+pub(crate) mod inject;
+pub(crate) mod linear;
+pub(crate) mod log;
+pub(crate) mod pool;
+pub(crate) mod probe;
+pub(crate) mod ram;
+pub(crate) mod service;
+pub(crate) mod tables;

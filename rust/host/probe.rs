@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: may we have EL2, and what is this machine?
+//!
+//! Everything here is free of side effects, so a refusal leaves nothing behind. Each refusal names cause and remedy, once.
+
+use kernel::prelude::*;
+
+use crate::{
+    arch::{
+        el1,
+        sysreg, //
+    },
+    bindings,
+    common::{
+        abi::{
+            Call,
+            Status,
+            ABI_VERSION,
+            HVC_STUB_ERR, //
+        },
+        addr::Granule,
+        pgtable::tlb::TlbFeatures,
+        regs::{
+            tcr_el1,
+            Needs, //
+        },
+    },
+};
+
+/// What the whole machine has in common, as far as EL2 needs to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Machine {
+    /// The kernel's page size, which is our granule.
+    pub(crate) granule: Granule,
+    /// Whether descriptors are 52-bit ones of FEAT_LPA2, as the kernel's own.
+    pub(crate) lpa2: bool,
+    /// Bits of a physical address that every CPU and our descriptors can express.
+    pub(crate) pa_bits: u8,
+    /// The same as the PS field of TCR_EL2 has it.
+    pub(crate) pa_size: u64,
+    /// Bits of an EL2 virtual address that every CPU can translate.
+    pub(crate) va_bits_max: u8,
+    /// MAIR_EL2: the kernel's MAIR_EL1, so memory types have the same indices.
+    pub(crate) mair: u64,
+    /// What the CPUs need or offer for TLB maintenance.
+    pub(crate) tlb: TlbFeatures,
+    /// Smallest data cache line of the system.
+    pub(crate) cache: el1::CacheGeometry,
+}
+
+/// `sys_reg(op0, op1, crn, crm, op2)` of Linux, the key of `read_sanitised_ftr_reg`.
+const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
+    (op0 << 19) | (op1 << 16) | (crn << 12) | (crm << 8) | (op2 << 5)
+}
+
+const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
+const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
+const SYS_CTR_EL0: u32 = sys_reg(3, 3, 0, 0, 1);
+
+/// The value of an ID register that holds for all CPUs.
+fn sanitised(register: u32) -> u64 {
+    // SAFETY: The three registers above are in the kernel's table of features.
+    unsafe { bindings::read_sanitised_ftr_reg(register) }
+}
+
+/// Whether the kernel has found the capability or the erratum with this number.
+fn has_cap(number: u32) -> bool {
+    let (word, bit) = (number / u64::BITS, number % u64::BITS);
+    // SAFETY: The kernel no longer changes the bitmap once modules can be loaded.
+    let words = unsafe { &*(&raw const bindings::system_cpucaps) };
+    words
+        .get(word as usize)
+        .is_some_and(|word| (*word as u64 >> bit) & 1 != 0)
+}
+
+/// The four bits of `value` at `shift`.
+const fn field(value: u64, shift: u32) -> u64 {
+    (value >> shift) & 0xf
+}
+
+/// Bits of a physical address by ID_AA64MMFR0_EL1.PARange. Reserved values count as the largest that is known.
+const fn pa_range_bits(pa_range: u64) -> u8 {
+    match pa_range {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        5 => 48,
+        _ => 52,
+    }
+}
+
+/// Who answers an HVC.
+enum Owner {
+    /// The kernel's stub: EL2 is free.
+    Stub,
+    /// Another eltwo.
+    Eltwo,
+    /// Something that answers in x0 with this.
+    Other(u64),
+}
+
+fn ask_owner() -> Owner {
+    // SAFETY: `admit` has made sure that EL2 exists. The number is none that the stub or a live KVM acts upon.
+    let [x0, x1, ..] = unsafe { el1::hvc([Call::Version as u64, 0, 0, 0, 0]) };
+    match x0 {
+        HVC_STUB_ERR => Owner::Stub,
+        _ if Status::from_x0(x0) == Some(Status::Ok) && x1 == ABI_VERSION => Owner::Eltwo,
+        _ => Owner::Other(x0),
+    }
+}
+
+/// Decides whether EL2 can be ours.
+///
+/// # Errors
+///
+/// `ENODEV` where this machine, booted like this, cannot give us EL2; `EBUSY` where somebody else has it.
+pub(crate) fn admit() -> Result<Machine> {
+    if !el1::at_el1() {
+        pr_err!("refused: the kernel itself runs at EL2 (VHE); boot with id_aa64mmfr1.vh=0\n");
+        return Err(ENODEV);
+    }
+    if field(sysreg::id_aa64pfr0(), 8) == 0 {
+        pr_err!("refused: this CPU has no EL2, or a hypervisor hides it; run on bare metal, or enable nested virtualisation (QEMU: -M virt,virtualization=on)\n");
+        return Err(ENODEV);
+    }
+    // SAFETY: A read of a value that the kernel sets at boot.
+    let conduit = unsafe { bindings::arm_smccc_1_1_get_conduit() };
+    if conduit == bindings::arm_smccc_conduit_SMCCC_CONDUIT_HVC {
+        pr_err!("refused: the kernel was entered at EL1 and its firmware calls go to a hypervisor at EL2; have the firmware enter the kernel at EL2\n");
+        return Err(ENODEV);
+    }
+    match ask_owner() {
+        Owner::Stub => {}
+        Owner::Eltwo => {
+            pr_err!("refused: another eltwo owns EL2; remove it first\n");
+            return Err(EBUSY);
+        }
+        Owner::Other(answer) => {
+            pr_err!("refused: EL2 is owned by the kernel's KVM or another hypervisor (it answers {answer:#x}); boot with kvm-arm.mode=none\n");
+            return Err(EBUSY);
+        }
+    }
+    machine()
+}
+
+fn machine() -> Result<Machine> {
+    let granule = Granule::from_shift(bindings::PAGE_SHIFT).ok_or(EINVAL)?;
+    let tcr_el1 = sysreg::tcr_el1();
+    let lpa2 = tcr_el1 & tcr_el1::DS != 0;
+    let large_va = lpa2
+        || (granule == Granule::K64 && field(sanitised(SYS_ID_AA64MMFR2_EL1), 16) != 0);
+    // 52-bit physical addresses need LPA2 descriptors or 64K pages. IPS is what the kernel settled on.
+    let largest_size = if lpa2 || granule == Granule::K64 { 6 } else { 5 };
+    let pa_size = field(sanitised(SYS_ID_AA64MMFR0_EL1), 0)
+        .min((tcr_el1 >> tcr_el1::IPS_SHIFT) & tcr_el1::IPS_MASK)
+        .min(largest_size);
+    Ok(Machine {
+        granule,
+        lpa2,
+        pa_bits: pa_range_bits(pa_size),
+        pa_size,
+        va_bits_max: if large_va { 52 } else { 48 },
+        mair: sysreg::mair_el1(),
+        tlb: TlbFeatures {
+            ttl: field(sanitised(SYS_ID_AA64MMFR2_EL1), 48) != 0,
+            repeat: has_cap(bindings::ARM64_WORKAROUND_REPEAT_TLBI),
+        },
+        cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),
+    })
+}
+
+/// Checks that this CPU can do what was chosen for all.
+///
+/// # Errors
+///
+/// `ENODEV`: it cannot, and the message says in what it differs.
+pub(crate) fn admit_this_cpu(machine: &Machine, cpu: u32) -> Result {
+    let pa_range = field(sysreg::id_aa64mmfr0(), 0);
+    if pa_range < machine.pa_size {
+        pr_err!(
+            "refused: CPU{cpu} reaches {} bits of physical address, the others {}; keep it offline\n",
+            pa_range_bits(pa_range),
+            machine.pa_bits
+        );
+        return Err(ENODEV);
+    }
+    if !el1::at_el1() || field(sysreg::id_aa64pfr0(), 8) == 0 {
+        pr_err!("refused: CPU{cpu} was not entered at EL2 like the others; keep it offline\n");
+        return Err(ENODEV);
+    }
+    Ok(())
+}
+
+/// Whether this CPU has the registers that `needs` names.
+pub(crate) fn this_cpu_has(needs: Needs) -> bool {
+    match needs {
+        Needs::Nothing => true,
+        Needs::Gic => field(sysreg::id_aa64pfr0(), 24) != 0,
+        Needs::Vhe => field(sysreg::id_aa64mmfr1(), 8) != 0,
+        Needs::Hcx => field(sysreg::id_aa64mmfr1(), 40) != 0,
+        Needs::Fgt => field(sysreg::id_aa64mmfr0(), 56) != 0,
+        Needs::Sve => field(sysreg::id_aa64pfr0(), 32) != 0,
+        Needs::Sme => field(sysreg::id_aa64pfr1(), 24) != 0,
+    }
+}

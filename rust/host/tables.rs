@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: building both PGDs at load, and showing them.
+//!
+//! At load the tables are written through the kernel's linear map, before any TTBR leads to them. Once a CPU is in,
+//! only EL2 changes the runtime PGD, by hypercall; the boot PGD never changes. The host still reads both, for debugfs.
+
+use core::{
+    ptr::NonNull,
+    sync::atomic::Ordering, //
+};
+
+use kernel::{
+    fmt,
+    prelude::*, //
+};
+
+use super::{
+    image::Image,
+    linear,
+    pool::{
+        Demand,
+        HostPool, //
+    },
+    probe::Machine,
+    ram::Ram,
+};
+use crate::{
+    arch::el1,
+    common::{
+        addr::{
+            AddrRange,
+            Address,
+            Granule,
+            HypVa,
+            PhysAddr, //
+        },
+        layout::{
+            Layout,
+            LayoutInput,
+            Region, //
+        },
+        pgtable::{
+            Blocks,
+            Env,
+            Geometry,
+            HypAccess,
+            HypAttrs,
+            Level,
+            Mapping,
+            NotLive,
+            Output,
+            PageTable,
+            Stage1, //
+        },
+        pool::Use,
+        pool_tables::{
+            PoolTables,
+            Window, //
+        },
+        regs::tcr,
+    },
+    host::inject::{
+        self,
+        Step, //
+    },
+};
+
+/// The kernel's linear map as the way to table pages.
+struct LinearMap;
+
+// SAFETY: The pool is kernel memory, all of it in the linear map.
+unsafe impl Window for LinearMap {
+    fn reach(&self, pa: PhysAddr) -> Option<NonNull<u8>> {
+        Some(linear::phys_to_kern(pa))
+    }
+}
+
+type HostTables<'a> = PoolTables<'a, LinearMap>;
+
+/// The pool's pages as memory for tables, from this side.
+fn memory(pool: &HostPool, granule: Granule) -> HostTables<'_> {
+    PoolTables {
+        pool: &pool.shared().pool,
+        meta: pool.meta(),
+        window: LinearMap,
+        page_bytes: granule.size() as usize,
+    }
+}
+
+/// Computes the address space.
+///
+/// # Errors
+///
+/// `ENODEV`, with the reason in the kernel's log.
+pub(crate) fn layout(machine: &Machine, ram: &Ram, idmap: PhysAddr, demand: Demand) -> Result<Layout> {
+    let granule = machine.granule;
+    let input = LayoutInput {
+        granule,
+        max_va_bits: machine.va_bits_max.into(),
+        idmap,
+        ram: ram
+            .span()
+            .and_then(|span| span.align_outward(granule.unit()))
+            .ok_or(EINVAL)?,
+        image_granules: demand.image_pages as u32,
+        cpus: demand.cpus as u32,
+        stack_granules: demand.stack_pages as u32,
+        // SAFETY: No precondition.
+        seed: unsafe { crate::bindings::get_random_u64() },
+    };
+    Layout::compute(&input).map_err(|error| {
+        pr_err!("refused: {}\n", format_args!("{error}"));
+        ENODEV
+    })
+}
+
+/// Both PGDs, and what leads to them.
+pub(crate) struct Tables {
+    layout: Layout,
+    boot: PageTable<Stage1>,
+    runtime: PageTable<Stage1>,
+    tcr: u64,
+    mair: u64,
+}
+
+impl Tables {
+    /// Builds both. What it takes from the pool goes back with the pool.
+    pub(crate) fn build(machine: &Machine, layout: &Layout, image: &Image, pool: &HostPool) -> Result<Self> {
+        let output =
+            Output::new(machine.granule, machine.pa_bits.into(), machine.lpa2).ok_or(EINVAL)?;
+        let geometry = Geometry::stage1(machine.granule, layout.va_bits(), output).map_err(to_errno)?;
+        inject::check(Step::BootTables)?;
+        let boot = build_boot(geometry, layout, image, pool)?;
+        inject::check(Step::RuntimeTables)?;
+        let runtime = build_runtime(geometry, layout, image, pool)?;
+        pool.shared()
+            .runtime_pgd
+            .store(runtime.root().raw(), Ordering::Relaxed);
+        el1::publish_tables();
+        let granule_field = match machine.granule {
+            Granule::K4 => tcr::TG0_4K,
+            Granule::K16 => tcr::TG0_16K,
+            Granule::K64 => tcr::TG0_64K,
+        };
+        let wide = if machine.lpa2 { tcr::DS } else { 0 };
+        Ok(Self {
+            layout: *layout,
+            tcr: tcr::RES1
+                | (machine.pa_size << tcr::PS_SHIFT)
+                | tcr::WALKS_WBWA_IS
+                | granule_field
+                | wide
+                | geometry.t0sz(),
+            mair: machine.mair,
+            boot,
+            runtime,
+        })
+    }
+
+    /// The address space.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// TCR_EL2 for both.
+    pub(crate) fn tcr(&self) -> u64 {
+        self.tcr
+    }
+
+    /// MAIR_EL2 for both.
+    pub(crate) fn mair(&self) -> u64 {
+        self.mair
+    }
+
+    /// TTBR0_EL2 of the boot PGD. `PageTable` has made sure that there is one.
+    pub(crate) fn ttbr_boot(&self) -> u64 {
+        self.boot.geometry().ttbr(self.boot.root()).unwrap_or(0)
+    }
+
+    /// TTBR0_EL2 of the runtime PGD.
+    pub(crate) fn ttbr_runtime(&self) -> u64 {
+        self.runtime.geometry().ttbr(self.runtime.root()).unwrap_or(0)
+    }
+
+    /// What the runtime PGD translates `va` to.
+    pub(crate) fn runtime_pa(&self, pool: &HostPool, va: HypVa) -> Option<PhysAddr> {
+        let memory = memory(pool, self.layout.granule());
+        self.runtime.lookup(&memory, va).ok()??.translate(va)
+    }
+
+    /// Writes both PGDs, run by run, each with the name of its region.
+    pub(crate) fn show(&self, pool: &HostPool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = memory(pool, self.layout.granule());
+        for (name, table) in [("boot", &self.boot), ("runtime", &self.runtime)] {
+            writeln!(f, "---[ {name} PGD @{:#x} ]---", table.root().raw())?;
+            let mut result = Ok(());
+            let walked = table.runs(&memory, |run| {
+                result = result.and_then(|()| self.show_run(&run, pool, f));
+            });
+            result?;
+            if let Err(error) = walked {
+                writeln!(f, "{error}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn show_run(&self, run: &Mapping<Stage1>, pool: &HostPool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attrs = &run.attrs;
+        let access = match attrs.access() {
+            HypAccess::Read => "R--",
+            HypAccess::ReadWrite => "RW-",
+            HypAccess::ReadExecute => "R-X",
+        };
+        let kind = if run.level == Level::L3 { "PAGE" } else { "BLOCK" };
+        let memory = if attrs.is_device() { "device" } else { "normal" };
+        let region = self.layout.region_of(run.range.first());
+        write!(
+            f,
+            "{:#018x}-{:#018x} {:#014x} {:>6}K L{} {kind} {access} {memory} ",
+            run.range.first().raw(),
+            run.range.last().raw(),
+            run.pa.raw(),
+            run.range.size_bytes() / 1024,
+            run.level.number(),
+        )?;
+        match region {
+            Some(Region::Image) => writeln!(f, "image.{}", match attrs.access() {
+                HypAccess::Read => "rodata",
+                HypAccess::ReadWrite => "data",
+                HypAccess::ReadExecute => "text",
+            }),
+            Some(Region::Linear) if pool.shared().pool.contains(run.pa) => writeln!(f, "linear/pool"),
+            Some(Region::Linear) if attrs.tag() != 0 => writeln!(f, "linear/shared count={}", attrs.tag()),
+            Some(Region::Linear) => writeln!(f, "linear/mapped"),
+            Some(Region::Stack(cpu)) => writeln!(f, "stack cpu={cpu}"),
+            Some(Region::Context(cpu)) => writeln!(f, "context cpu={cpu}"),
+            Some(region) => writeln!(f, "{}", region.name()),
+            None => writeln!(f, "?"),
+        }
+    }
+}
+
+/// The idmap page, twice.
+fn build_boot(geometry: Geometry, layout: &Layout, image: &Image, pool: &HostPool) -> Result<PageTable<Stage1>> {
+    let memory = memory(pool, layout.granule());
+    let env = Env::new(&memory, &NotLive);
+    let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
+    let text = HypAttrs::normal(HypAccess::ReadExecute);
+    for place in [layout.idmap(), layout.trampoline()] {
+        table
+            .map(&env, place, image.base(), text, Blocks::PagesOnly)
+            .map_err(to_errno)?;
+    }
+    Ok(table)
+}
+
+/// The trampoline, the image by its parts, a stack and a context for each CPU, and the rest of the pool.
+fn build_runtime(geometry: Geometry, layout: &Layout, image: &Image, pool: &HostPool) -> Result<PageTable<Stage1>> {
+    let memory = memory(pool, layout.granule());
+    let env = Env::new(&memory, &NotLive);
+    let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
+    let mut map = |place: AddrRange<HypVa>, pa, access| {
+        table
+            .map(&env, place, pa, HypAttrs::normal(access), Blocks::PagesOnly)
+            .map_err(to_errno)
+    };
+    map(layout.trampoline(), image.base(), HypAccess::ReadExecute)?;
+    let header = image.header();
+    for (from, to, access) in [
+        (0, header.rodata, HypAccess::ReadExecute),
+        (header.rodata, header.data, HypAccess::Read),
+        (header.data, header.image_bytes, HypAccess::ReadWrite),
+    ] {
+        if from == to {
+            continue;
+        }
+        let va = layout.image().first().checked_add(from.into()).ok_or(EFAULT)?;
+        let pa = image.base().checked_add(from.into()).ok_or(EFAULT)?;
+        let part = AddrRange::new(va, u64::from(to - from)).ok_or(EFAULT)?;
+        map(part, pa, access)?;
+    }
+    for cpu in 0..layout.cpus() {
+        let stack = layout.stack(cpu).ok_or(EFAULT)?;
+        map_fresh(&mut map, pool, layout.granule(), stack, Use::Stack)?;
+        let context = layout.context(cpu).ok_or(EFAULT)?;
+        map_fresh(&mut map, pool, layout.granule(), context, Use::Context)?;
+    }
+    // Not the pages above: text would be writable through a second mapping, and a stack would have no guard. One pass, in
+    // which a free page that becomes a table stays in the set.
+    let books = &pool.shared().pool;
+    for number in 0..books.pages() {
+        let (kind, pa) = books.page(pool.meta(), number).ok_or(EFAULT)?;
+        if matches!(kind, Use::Meta | Use::Table | Use::Free) {
+            let va = layout.linear_va(pa).ok_or(EFAULT)?;
+            let place = AddrRange::new(va, layout.granule().size()).ok_or(EFAULT)?;
+            map(place, pa, HypAccess::ReadWrite)?;
+        }
+    }
+    Ok(table)
+}
+
+/// Maps `place` to pages taken from the pool for `kind`.
+fn map_fresh(
+    map: &mut impl FnMut(AddrRange<HypVa>, PhysAddr, HypAccess) -> Result,
+    pool: &HostPool,
+    granule: Granule,
+    place: AddrRange<HypVa>,
+    kind: Use,
+) -> Result {
+    let mut rest = Some(place);
+    while let Some(left) = rest {
+        let page = AddrRange::new(left.first(), granule.size()).ok_or(EFAULT)?;
+        map(page, pool.take(kind)?, HypAccess::ReadWrite)?;
+        rest = page.end().and_then(|next| left.from(next));
+    }
+    Ok(())
+}
+
+fn to_errno(error: crate::common::pgtable::Error) -> Error {
+    use crate::common::pgtable::Error as Table;
+    match error {
+        Table::NoMemory => {
+            pr_err!("refused: the pool has no page left for a table; load with a larger pool_kib\n");
+            ENOMEM
+        }
+        other => {
+            pr_err!("EL2 tables: {}\n", format_args!("{other}"));
+            EINVAL
+        }
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Hyp: the runtime PGD, changed on behalf of the host.
+//!
+//! The host may only have RAM of its own mapped, at its place in the linear window: never the pool, never what is not RAM.
+//! The tag of a leaf tells what it is: 0 for [`Memory::map`], else the number of times that the page is shared. So a share is
+//! counted where it is, and costs no memory.
+
+use core::{
+    ptr::NonNull,
+    sync::atomic::Ordering, //
+};
+
+use crate::{
+    arch::el2::Cpu,
+    common::{
+        abi::{
+            Status,
+            PROT_READ,
+            PROT_READ_WRITE, //
+        },
+        addr::{
+            AddrRange,
+            HypVa,
+            PhysAddr, //
+        },
+        layout::Layout,
+        pgtable::{
+            tlb::HypTlb,
+            Blocks,
+            Env,
+            Error,
+            Geometry,
+            HypAccess,
+            HypAttrs,
+            Mapping,
+            Output,
+            PageTable,
+            Stage1, //
+        },
+        pool::Use,
+        pool_tables::{
+            PoolTables,
+            Window, //
+        },
+        shared::Shared,
+        sync::TicketGuard, //
+    },
+};
+
+use super::call::{
+    one,
+    Results, //
+};
+
+/// The linear window as the way to table pages.
+struct LinearWindow<'a>(&'a Layout);
+
+// SAFETY: The host has mapped every page of the pool that can become a table, read-write, at its place in the linear
+// window, and no hypercall unmaps pool memory.
+unsafe impl Window for LinearWindow<'_> {
+    fn reach(&self, pa: PhysAddr) -> Option<NonNull<u8>> {
+        pointer(self.0.linear_va(pa)?)
+    }
+}
+
+fn pointer(va: HypVa) -> Option<NonNull<u8>> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(va.raw() as usize))
+}
+
+/// What EL2 knows of memory.
+pub(super) struct Memory {
+    shared: &'static Shared,
+}
+
+/// The runtime PGD and what goes with it, for as long as the lock is held.
+struct Locked<'a> {
+    table: PageTable<Stage1>,
+    memory: PoolTables<'a, LinearWindow<'a>>,
+    tlb: HypTlb<Cpu>,
+    _guard: TicketGuard<'a>,
+}
+
+impl Memory {
+    /// # Safety
+    ///
+    /// `shared_va` is where the host has put [`Shared`] in the runtime address space.
+    pub(super) unsafe fn new(shared_va: u64) -> Self {
+        let shared = core::ptr::with_exposed_provenance::<Shared>(shared_va as usize);
+        // SAFETY: By the contract. It stays there for as long as any CPU is in the runtime address space, and all of it
+        // that changes is atomic.
+        Self {
+            shared: unsafe { &*shared },
+        }
+    }
+
+    /// Tells one build of this image from another.
+    pub(super) fn image_id(&self) -> u64 {
+        self.shared.facts.image_id
+    }
+
+    /// x1 = pages, x2 = free pages, x3 = pages that hold tables.
+    pub(super) fn pool_info(&self) -> Results {
+        let pool = &self.shared.pool;
+        let count = |kind| u64::from(pool.pages_in(kind));
+        [u64::from(pool.pages()), count(Use::Free), count(Use::Table), 0]
+    }
+
+    /// See [`crate::common::abi::Call::Map`].
+    pub(super) fn map(&self, pa: u64, bytes: u64, prot: u64) -> Result<Results, Status> {
+        let access = match prot {
+            PROT_READ => HypAccess::Read,
+            PROT_READ_WRITE => HypAccess::ReadWrite,
+            _ => return Err(Status::Invalid),
+        };
+        let (pages, place) = self.host_pages(pa, bytes)?;
+        let mut locked = self.lock()?;
+        let env = Env::new(&locked.memory, &locked.tlb);
+        locked
+            .table
+            .map(
+                &env,
+                place,
+                pages.first(),
+                HypAttrs::normal(access),
+                Blocks::PagesOnly,
+            )
+            .map_err(to_status)?;
+        Ok(one(place.first().raw()))
+    }
+
+    /// See [`crate::common::abi::Call::Unmap`]. All of the range must have been mapped by [`Self::map`].
+    pub(super) fn unmap(&self, va: u64, bytes: u64) -> Result<Results, Status> {
+        let place = HypVa::new(va)
+            .and_then(|first| AddrRange::new(first, bytes))
+            .filter(|place| place.is_aligned(self.layout().granule().unit()))
+            .ok_or(Status::Invalid)?;
+        let pa = self
+            .layout()
+            .linear_pa(place.first())
+            .ok_or(Status::NotFound)?;
+        self.host_pages(pa.raw(), bytes)?;
+        let mut locked = self.lock()?;
+        let mut mapped_bytes = 0u64;
+        let mut shared = false;
+        locked
+            .table
+            .visit(&locked.memory, place, |leaf| {
+                mapped_bytes = mapped_bytes.saturating_add(leaf.range.size_bytes());
+                shared |= leaf.attrs.tag() != 0;
+            })
+            .map_err(to_status)?;
+        if shared {
+            return Err(Status::Busy);
+        }
+        if mapped_bytes != bytes {
+            return Err(Status::NotFound);
+        }
+        let env = Env::new(&locked.memory, &locked.tlb);
+        locked.table.unmap(&env, place).map_err(to_status)?;
+        Ok([0; 4])
+    }
+
+    /// See [`crate::common::abi::Call::Share`].
+    pub(super) fn share(&self, pa: u64) -> Result<Results, Status> {
+        let (page, place) = self.host_page(pa)?;
+        let mut locked = self.lock()?;
+        let count = match locked.leaf(place.first())? {
+            None => 0,
+            Some(leaf) if leaf.attrs.tag() == 0 => return Err(Status::Busy),
+            Some(leaf) => leaf.attrs.tag(),
+        };
+        let count = count.checked_add(1).ok_or(Status::Busy)?;
+        let attrs = HypAttrs::normal(HypAccess::ReadWrite)
+            .with_tag(count)
+            .ok_or(Status::Busy)?;
+        let env = Env::new(&locked.memory, &locked.tlb);
+        if count == 1 {
+            locked
+                .table
+                .map(&env, place, page.first(), attrs, Blocks::PagesOnly)
+        } else {
+            locked.table.protect(&env, place, |_| Some(attrs))
+        }
+        .map_err(to_status)?;
+        Ok([place.first().raw(), u64::from(count), 0, 0])
+    }
+
+    /// See [`crate::common::abi::Call::Unshare`].
+    pub(super) fn unshare(&self, pa: u64) -> Result<Results, Status> {
+        let (_, place) = self.host_page(pa)?;
+        let mut locked = self.lock()?;
+        let leaf = locked.leaf(place.first())?.ok_or(Status::NotFound)?;
+        let count = leaf.attrs.tag().checked_sub(1).ok_or(Status::NotFound)?;
+        let env = Env::new(&locked.memory, &locked.tlb);
+        if count == 0 {
+            locked.table.unmap(&env, place).map(|_| ())
+        } else {
+            locked
+                .table
+                .protect(&env, place, |attrs| attrs.with_tag(count))
+        }
+        .map_err(to_status)?;
+        Ok([0, u64::from(count), 0, 0])
+    }
+
+    /// See [`crate::common::abi::Call::Read`]. The lock is held, so the page cannot be unmapped while it is read.
+    pub(super) fn read(&self, va: u64) -> Result<Results, Status> {
+        let at = HypVa::new(va)
+            .filter(|at| at.raw() & 7 == 0)
+            .ok_or(Status::Invalid)?;
+        let pa = self.layout().linear_pa(at).ok_or(Status::Denied)?;
+        if self.shared.pool.contains(pa) {
+            return Err(Status::Denied);
+        }
+        let locked = self.lock()?;
+        locked.leaf(at)?.ok_or(Status::Denied)?;
+        let word = pointer(at).ok_or(Status::Invalid)?.cast::<u64>();
+        // SAFETY: The runtime PGD maps the page, readable, and the address is aligned. Its content is the host's: it is
+        // read once.
+        Ok(one(unsafe { word.as_ptr().read_volatile() }))
+    }
+
+    fn layout(&self) -> &'static Layout {
+        &self.shared.facts.layout
+    }
+
+    /// One page, see [`Self::host_pages`].
+    fn host_page(&self, pa: u64) -> Result<(AddrRange<PhysAddr>, AddrRange<HypVa>), Status> {
+        self.host_pages(pa, self.layout().granule().size())
+    }
+
+    /// Checks that `bytes` bytes at `pa` are whole pages of RAM which is the host's, and finds their place.
+    fn host_pages(&self, pa: u64, bytes: u64) -> Result<(AddrRange<PhysAddr>, AddrRange<HypVa>), Status> {
+        let layout = self.layout();
+        let granule = layout.granule();
+        let pages = PhysAddr::new(pa)
+            .and_then(|first| AddrRange::new(first, bytes))
+            .filter(|pages| pages.is_aligned(granule.unit()))
+            .ok_or(Status::Invalid)?;
+        if !self.shared.is_ram(pages) || self.shared.pool.overlaps(pages) {
+            return Err(Status::Denied);
+        }
+        let first = layout.linear_va(pages.first()).ok_or(Status::Denied)?;
+        let place = AddrRange::new(first, bytes).ok_or(Status::Invalid)?;
+        Ok((pages, place))
+    }
+
+    fn lock(&self) -> Result<Locked<'_>, Status> {
+        let guard = self.shared.lock.lock();
+        let facts = &self.shared.facts;
+        let granule = facts.layout.granule();
+        let output = Output::new(granule, facts.pa_bits, facts.wide).ok_or(Status::Invalid)?;
+        let geometry =
+            Geometry::stage1(granule, facts.layout.va_bits(), output).map_err(to_status)?;
+        let root = PhysAddr::new(self.shared.runtime_pgd.load(Ordering::Relaxed))
+            .ok_or(Status::Invalid)?;
+        Ok(Locked {
+            table: PageTable::adopt(Stage1, geometry, root).map_err(to_status)?,
+            memory: PoolTables {
+                pool: &self.shared.pool,
+                // SAFETY: This is the `Shared` of the host, with its metadata behind it.
+                meta: unsafe { self.shared.meta() },
+                window: LinearWindow(&facts.layout),
+                page_bytes: granule.size() as usize,
+            },
+            tlb: HypTlb {
+                port: Cpu,
+                granule,
+                features: facts.tlb,
+            },
+            _guard: guard,
+        })
+    }
+}
+
+impl Locked<'_> {
+    fn leaf(&self, at: HypVa) -> Result<Option<Mapping<Stage1>>, Status> {
+        self.table.lookup(&self.memory, at).map_err(to_status)
+    }
+}
+
+fn to_status(error: Error) -> Status {
+    match error {
+        Error::NoMemory => Status::NoMemory,
+        Error::AlreadyMapped | Error::BreakBeforeMake | Error::Contended => Status::Busy,
+        Error::NotMapped => Status::NotFound,
+        Error::Unaligned
+        | Error::InputRange
+        | Error::OutputRange
+        | Error::Attributes
+        | Error::Corrupt => Status::Invalid,
+    }
+}

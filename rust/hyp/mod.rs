@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Hyp: what runs at EL2.
+
+mod call;
+mod entry;
+mod memory;
+mod provoke;
