@@ -91,6 +91,16 @@ struct Active {
     _published: hooks::Published,
     /// The last reference: the pool goes back to the kernel.
     service: Arc<Service>,
+    _farewell: Farewell,
+}
+
+/// Says when everything is back as it was.
+struct Farewell;
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        pr_info!("unloaded\n");
+    }
 }
 
 impl Active {
@@ -110,6 +120,7 @@ impl Active {
             _cpu_pm: cpu_pm,
             _published: published,
             service,
+            _farewell: Farewell,
         })
     }
 }
@@ -124,11 +135,5 @@ impl kernel::Module for Eltwo {
             _files: files,
             _active: active,
         })
-    }
-}
-
-impl Drop for Eltwo {
-    fn drop(&mut self) {
-        pr_info!("unloading\n");
     }
 }

@@ -127,7 +127,12 @@ impl Pool {
     }
 
     /// Adds a chunk of `pages` free pages at `base`. Pages are handed out in ascending order of addresses.
-    pub fn add_chunk(&self, meta: &[PageMeta], base: PhysAddr, pages: u32) -> Result<(), PoolError> {
+    pub fn add_chunk(
+        &self,
+        meta: &[PageMeta],
+        base: PhysAddr,
+        pages: u32,
+    ) -> Result<(), PoolError> {
         let slot = self.chunk_count.load(Relaxed);
         let first = self.page_count.load(Relaxed);
         let chunk = self
@@ -162,7 +167,12 @@ impl Pool {
     }
 
     /// Gives back a page that was taken for `kind`.
-    pub fn give_back(&self, meta: &[PageMeta], address: PhysAddr, kind: Use) -> Result<(), PoolError> {
+    pub fn give_back(
+        &self,
+        meta: &[PageMeta],
+        address: PhysAddr,
+        kind: Use,
+    ) -> Result<(), PoolError> {
         let page = self.page_of(meta, address, kind)?;
         self.count(kind, false);
         self.push_free(meta, page);
@@ -312,7 +322,9 @@ mod tests {
     #[test]
     fn pool_take_all_then_refuses_and_gives_back_all() {
         let (pool, meta) = pool(3, 2);
-        let pages: Vec<PhysAddr> = (0..5).map(|_| pool.take(&meta, Use::Table).unwrap()).collect();
+        let pages: Vec<PhysAddr> = (0..5)
+            .map(|_| pool.take(&meta, Use::Table).unwrap())
+            .collect();
         let mut sorted: Vec<u64> = pages.iter().map(|page| page.raw()).collect();
         sorted.sort_unstable();
         assert_eq!(
@@ -324,7 +336,10 @@ mod tests {
         for page in pages {
             pool.give_back(&meta, page, Use::Table).unwrap();
         }
-        assert_eq!((pool.pages_in(Use::Free), pool.pages_in(Use::Table)), (5, 0));
+        assert_eq!(
+            (pool.pages_in(Use::Free), pool.pages_in(Use::Table)),
+            (5, 0)
+        );
     }
 
     #[test]
@@ -340,9 +355,15 @@ mod tests {
     fn pool_give_back_twice_is_refused() {
         let (pool, meta) = pool(2, 0);
         let page = pool.take(&meta, Use::Stack).unwrap();
-        assert_eq!(pool.give_back(&meta, page, Use::Table), Err(PoolError::NotOurs));
+        assert_eq!(
+            pool.give_back(&meta, page, Use::Table),
+            Err(PoolError::NotOurs)
+        );
         assert_eq!(pool.give_back(&meta, page, Use::Stack), Ok(()));
-        assert_eq!(pool.give_back(&meta, page, Use::Stack), Err(PoolError::NotOurs));
+        assert_eq!(
+            pool.give_back(&meta, page, Use::Stack),
+            Err(PoolError::NotOurs)
+        );
     }
 
     #[test]
@@ -364,7 +385,10 @@ mod tests {
         let table = pool.take(&meta, Use::Table).unwrap();
         assert_eq!(pool.adjust_entries(&meta, table, 2), Ok(2));
         assert_eq!(pool.adjust_entries(&meta, table, -1), Ok(1));
-        assert_eq!(pool.adjust_entries(&meta, table, -2), Err(PoolError::NotOurs));
+        assert_eq!(
+            pool.adjust_entries(&meta, table, -2),
+            Err(PoolError::NotOurs)
+        );
         assert_eq!(pool.entries(&meta, table), Ok(1));
     }
 

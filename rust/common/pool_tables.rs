@@ -53,12 +53,16 @@ pub struct PoolTables<'a, W> {
 impl<W: Window> PoolTables<'_, W> {
     fn descriptor(&self, slot: Slot) -> Result<&AtomicU64, Error> {
         // Only a page that is a table now may be read or written as one.
-        self.pool.entries(self.meta, slot.table).map_err(|_| Error::Corrupt)?;
+        self.pool
+            .entries(self.meta, slot.table)
+            .map_err(|_| Error::Corrupt)?;
         let place = slot
             .pa()
             .and_then(|pa| self.window.reach(pa))
             .ok_or(Error::Corrupt)?;
-        let offset = slot.pa().map_or(0, |pa| pa.raw().wrapping_sub(slot.table.raw()));
+        let offset = slot
+            .pa()
+            .map_or(0, |pa| pa.raw().wrapping_sub(slot.table.raw()));
         if offset >= self.page_bytes as u64 {
             return Err(Error::Corrupt);
         }
@@ -81,7 +85,10 @@ impl<W: Window> TableMemory for PoolTables<'_, W> {
         if granules != 1 {
             return Err(Error::NoMemory);
         }
-        let page = self.pool.take(self.meta, Use::Table).map_err(|_| Error::NoMemory)?;
+        let page = self
+            .pool
+            .take(self.meta, Use::Table)
+            .map_err(|_| Error::NoMemory)?;
         let Some(start) = self.window.reach(page) else {
             let _ = self.pool.give_back(self.meta, page, Use::Table);
             return Err(Error::NoMemory);

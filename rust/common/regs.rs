@@ -13,8 +13,10 @@
 pub enum Needs {
     /// Every Armv8.0 CPU with EL2 has it.
     Nothing,
-    /// GIC CPU interface registers: ID_AA64PFR0_EL1.GIC and ICC_SRE_EL2.SRE.
+    /// GIC system registers: ID_AA64PFR0_EL1.GIC.
     Gic,
+    /// As [`Needs::Gic`], and ICC_SRE_EL2.SRE is set: else the register is UNDEFINED.
+    GicSre,
     /// FEAT_VHE: ID_AA64MMFR1_EL1.VH.
     Vhe,
     /// FEAT_HCX: ID_AA64MMFR1_EL1.HCX.
@@ -56,6 +58,8 @@ pub mod index {
     pub const SP: u64 = 5;
     /// HCR_EL2.
     pub const HCR: u64 = 6;
+    /// ICC_SRE_EL2.
+    pub const ICC_SRE: u64 = 23;
 }
 
 /// The register image, in the order of `eltwo_read_reg` in `asm/idmap.S`.
@@ -84,7 +88,7 @@ pub const IMAGE: [Register; 33] = [
     reg("VPIDR_EL2", Needs::Nothing),
     reg("VMPIDR_EL2", Needs::Nothing),
     reg("ICC_SRE_EL2", Needs::Gic),
-    reg("ICH_HCR_EL2", Needs::Gic),
+    reg("ICH_HCR_EL2", Needs::GicSre),
     reg("CONTEXTIDR_EL2", Needs::Vhe),
     reg("TTBR1_EL2", Needs::Vhe),
     reg("HCRX_EL2", Needs::Hcx),
@@ -94,6 +98,9 @@ pub const IMAGE: [Register; 33] = [
     reg("ZCR_EL2", Needs::Sve),
     reg("SMCR_EL2", Needs::Sme),
 ];
+
+/// ICC_SRE_EL2.SRE: the GIC's system registers are in use.
+pub const ICC_SRE_EL2_SRE: u64 = 1;
 
 /// HCR_EL2.
 pub mod hcr {
@@ -118,7 +125,8 @@ pub mod sctlr {
     /// EIS: exception entry is context synchronising (RES1 without FEAT_ExS).
     pub const EIS: u64 = 1 << 22;
     /// Bits that are RES1 in Armv8.0: 29, 28, 23, 18, 16, 5, 4.
-    pub const RES1: u64 = (1 << 29) | (1 << 28) | (1 << 23) | (1 << 18) | (1 << 16) | (1 << 5) | (1 << 4);
+    pub const RES1: u64 =
+        (1 << 29) | (1 << 28) | (1 << 23) | (1 << 18) | (1 << 16) | (1 << 5) | (1 << 4);
     /// What we run with.
     pub const MMU_ON: u64 = M | C | SA | I | WXN | EOS | EIS | RES1;
 }

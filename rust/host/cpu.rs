@@ -51,6 +51,7 @@ use crate::{
         regs::{
             self,
             index,
+            Needs,
             IMAGE, //
         },
     },
@@ -298,8 +299,12 @@ impl Cpu {
 
     fn read_image(&self, service: &Service, masked: &IrqsMasked) -> Result<Image> {
         let mut image = [None; IMAGE.len()];
-        for (place, (slot, register)) in image.iter_mut().zip(IMAGE).enumerate() {
-            if probe::this_cpu_has(register.needs) {
+        for (place, register) in IMAGE.iter().enumerate() {
+            let icc_sre = image.get(index::ICC_SRE as usize).copied().flatten();
+            let exists = probe::this_cpu_has(register.needs)
+                && (register.needs != Needs::GicSre
+                    || icc_sre.is_some_and(|sre| sre & regs::ICC_SRE_EL2_SRE != 0));
+            if let Some(slot) = image.get_mut(place).filter(|_| exists) {
                 *slot = Some(self.read_at_stub(service, place, masked));
             }
         }
@@ -355,7 +360,10 @@ impl Cpu {
         // SAFETY: Init has just made EL2 of this CPU ours.
         let [x0, x1, ..] = unsafe { el1::hvc([Call::Version as u64, 0, 0, 0, 0]) };
         if Status::from_x0(x0) != Some(Status::Ok) || x1 != ABI_VERSION {
-            pr_err!("CPU{}: EL2 answered {x0:#x} {x1:#x} to the first call\n", self.number);
+            pr_err!(
+                "CPU{}: EL2 answered {x0:#x} {x1:#x} to the first call\n",
+                self.number
+            );
             return Err(EIO);
         }
         Ok(())
@@ -386,13 +394,22 @@ impl Cpu {
             } else {
                 different += 1;
                 let name = IMAGE.get(place).map_or("?", |register| register.name);
-                pr_err!("CPU{}: {name} is {now:#x} and was {before:#x}\n", self.number);
+                pr_err!(
+                    "CPU{}: {name} is {now:#x} and was {before:#x}\n",
+                    self.number
+                );
             }
         }
         if different == 0 {
-            pr_info!("CPU{}: EL2 register image equal ({equal} registers)\n", self.number);
+            pr_info!(
+                "CPU{}: EL2 register image equal ({equal} registers)\n",
+                self.number
+            );
         } else {
-            pr_err!("CPU{}: EL2 register image differs in {different} registers\n", self.number);
+            pr_err!(
+                "CPU{}: EL2 register image differs in {different} registers\n",
+                self.number
+            );
         }
     }
 }

@@ -113,9 +113,14 @@ impl LiveImage {
         let values = hooks::on_cpu(service, number, |service| {
             let masked = IrqsMasked::new();
             let mut values = [None; IMAGE.len()];
-            if let Some(cpu) = service.this_cpu(&masked).filter(|cpu| cpu.state() == State::Hyp) {
+            if let Some(cpu) = service
+                .this_cpu(&masked)
+                .filter(|cpu| cpu.state() == State::Hyp)
+            {
                 for (place, _) in cpu.image_before() {
-                    if let (Some(slot), Ok(value)) = (values.get_mut(place), cpu.read_live(place, &masked)) {
+                    if let (Some(slot), Ok(value)) =
+                        (values.get_mut(place), cpu.read_live(place, &masked))
+                    {
                         *slot = Some(value);
                     }
                 }
@@ -202,7 +207,9 @@ fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
 
 fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {
     let bytes = read_bytes(reader)?;
-    let name = core::str::from_utf8(&bytes).map_err(|_| EINVAL)?.trim_ascii();
+    let name = core::str::from_utf8(&bytes)
+        .map_err(|_| EINVAL)?
+        .trim_ascii();
     let (way, _) = Provoke::ALL
         .iter()
         .find(|(_, known)| *known == name)

@@ -8,10 +8,7 @@
 //! Contexts: see each callback. Source: `kernel/cpu.c`, `kernel/cpu_pm.c`, `drivers/base/syscore.c` of Linux.
 
 use core::{
-    ptr::{
-        null_mut,
-        NonNull, //
-    },
+    ptr::null_mut,
     sync::atomic::{
         AtomicPtr,
         Ordering, //
@@ -84,7 +81,9 @@ impl Hotplug {
         })
         .inspect_err(|error| {
             if *error == EBUSY {
-                pr_err!("refused: the hotplug state of KVM is taken; boot with kvm-arm.mode=none\n");
+                pr_err!(
+                    "refused: the hotplug state of KVM is taken; boot with kvm-arm.mode=none\n"
+                );
             }
         })?;
         Ok(Self(()))
@@ -99,7 +98,7 @@ impl Drop for Hotplug {
 }
 
 /// Runs on the CPU's hotplug thread, interrupts on, hotplug lock held.
-unsafe extern "C" fn cpu_online(_cpu: u32) -> c_int {
+extern "C" fn cpu_online(_cpu: u32) -> c_int {
     match service().map(Service::bring_up_this_cpu) {
         Some(Err(error)) => error.to_errno(),
         Some(Ok(())) | None => 0,
@@ -107,7 +106,7 @@ unsafe extern "C" fn cpu_online(_cpu: u32) -> c_int {
 }
 
 /// As [`cpu_online`]. An error would be a BUG in the kernel at removal, so there is none.
-unsafe extern "C" fn cpu_offline(_cpu: u32) -> c_int {
+extern "C" fn cpu_offline(_cpu: u32) -> c_int {
     if let Some(service) = service() {
         service.take_down_this_cpu();
     }
@@ -135,7 +134,9 @@ impl CpuPm {
             GFP_KERNEL,
         )?;
         // SAFETY: The block is pinned and lives until `drop` has unregistered it.
-        to_result(unsafe { bindings::cpu_pm_register_notifier(&mut notifier.as_mut().get_unchecked_mut().0) })?;
+        to_result(unsafe {
+            bindings::cpu_pm_register_notifier(&mut notifier.as_mut().get_unchecked_mut().0)
+        })?;
         Ok(Self(notifier))
     }
 }
@@ -143,8 +144,9 @@ impl CpuPm {
 impl Drop for CpuPm {
     fn drop(&mut self) {
         // SAFETY: `new` has registered the block.
-        let result =
-            unsafe { bindings::cpu_pm_unregister_notifier(&mut self.0.as_mut().get_unchecked_mut().0) };
+        let result = unsafe {
+            bindings::cpu_pm_unregister_notifier(&mut self.0.as_mut().get_unchecked_mut().0)
+        };
         if result != 0 {
             pr_err!("cpu_pm_unregister_notifier failed with {result}\n");
         }
@@ -155,7 +157,7 @@ impl Drop for CpuPm {
 }
 
 /// Runs on the CPU that goes or comes, usually in its idle task, interrupts off; must not sleep.
-unsafe extern "C" fn cpu_pm_event(
+extern "C" fn cpu_pm_event(
     _block: *mut bindings::notifier_block,
     event: c_ulong,
     _data: *mut c_void,
@@ -214,7 +216,7 @@ impl Drop for Syscore {
 }
 
 /// One CPU left, interrupts off.
-unsafe extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
+extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
     if let Some(service) = service() {
         service.suspend_this_cpu();
     }
@@ -222,7 +224,7 @@ unsafe extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
 }
 
 /// One CPU so far, interrupts off.
-unsafe extern "C" fn system_resume(_data: *mut c_void) {
+extern "C" fn system_resume(_data: *mut c_void) {
     if let Some(service) = service() {
         service.clean_after_restore();
         service.resume_this_cpu();
@@ -230,7 +232,7 @@ unsafe extern "C" fn system_resume(_data: *mut c_void) {
 }
 
 /// Process context, interrupts on, hotplug disabled, all CPUs running.
-unsafe extern "C" fn system_shutdown(_data: *mut c_void) {
+extern "C" fn system_shutdown(_data: *mut c_void) {
     if let Some(service) = service() {
         service.close();
     }
@@ -243,9 +245,13 @@ pub(crate) fn on_each_cpu(service: &Service, function: fn(&Service)) {
         function: fn(&Service),
     }
     /// Hard interrupt context (on the calling CPU: interrupts off).
+    ///
+    /// # Safety
+    ///
+    /// `data` is a [`Call`] that lives until this returns.
     unsafe extern "C" fn run(data: *mut c_void) {
-        // SAFETY: `on_each_cpu` passes a `Call` that lives until all CPUs are done.
-        let call = unsafe { NonNull::new_unchecked(data).cast::<Call<'_>>().as_ref() };
+        // SAFETY: By the contract of this function.
+        let call = unsafe { &*data.cast::<Call<'_>>() };
         (call.function)(call.service);
     }
     let mut call = Call { service, function };
@@ -276,8 +282,12 @@ pub(crate) fn on_cpu<T>(service: &Service, cpu: u32, function: fn(&Service) -> T
         result: Option<T>,
     }
     /// Hard interrupt context.
+    ///
+    /// # Safety
+    ///
+    /// `data` is a [`Call`] of the same type, lives until this returns, and nobody else uses it.
     unsafe extern "C" fn run<T>(data: *mut c_void) {
-        // SAFETY: `on_cpu` passes a `Call` of the same type that lives until this returns, and waits for it.
+        // SAFETY: By the contract of this function.
         let call = unsafe { &mut *data.cast::<Call<'_, T>>() };
         call.result = Some((call.function)(call.service));
     }

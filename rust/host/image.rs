@@ -74,7 +74,9 @@ pub(crate) fn header(granule: Granule) -> Result<ImageHeader> {
     let valid = header.magic == IMAGE_MAGIC
         && u64::from(header.abi_version) == ABI_VERSION
         && ascending.is_sorted()
-        && aligned.iter().all(|part| granule.unit().divides(u64::from(*part)))
+        && aligned
+            .iter()
+            .all(|part| granule.unit().divides(u64::from(*part)))
         && bytes.len() <= header.image_bytes as usize;
     if !valid {
         pr_err!("refused: the EL2 image in this module is damaged; build the module again\n");
@@ -114,7 +116,11 @@ impl Image {
         let bytes = blob();
         let start = self.start();
         // SAFETY: `reserve` has taken `image_bytes` contiguous bytes, zeroed, and `header` has checked that the blob fits.
-        unsafe { start.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            start
+                .as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
         let relocations = bytes
             .get(self.header.rela as usize..self.header.rela_end as usize)
             .ok_or(ENOEXEC)?;
@@ -130,7 +136,13 @@ impl Image {
             }
             let value = at.raw().wrapping_add(addend);
             // SAFETY: The offset is aligned and inside of what was copied.
-            unsafe { start.as_ptr().add(offset as usize).cast::<u64>().write(value) };
+            unsafe {
+                start
+                    .as_ptr()
+                    .add(offset as usize)
+                    .cast::<u64>()
+                    .write(value)
+            };
         }
         Ok(())
     }

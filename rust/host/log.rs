@@ -62,11 +62,12 @@ impl FaultLog {
         };
         record.follow_frames(service);
         pr_err!(
-            "CPU{}: exception at EL2 contained: ESR_EL2 {:#x} FAR_EL2 {:#x} at eltwo_hyp+{:#x}; this CPU is back at the stub, the service is closed; see debugfs eltwo/log, then rmmod\n",
+            "CPU{}: exception at EL2 contained: {}, ESR_EL2 {:#x} FAR_EL2 {:#x} ELR_EL2 {:#x}; the CPU is back at the stub and the service is closed; see debugfs eltwo/log, then unload\n",
             record.cpu,
+            class_name(report.esr),
             report.esr,
             report.far,
-            record.offset(report.frame.elr)
+            report.frame.elr
         );
         self.records.rotate_left(usize::from(self.total >= KEPT));
         let slot = self.total.min(KEPT - 1);
@@ -157,7 +158,11 @@ impl fmt::Display for Record {
         )?;
         for (number, value) in report.frame.x.iter().enumerate() {
             let last = number % 4 == 3 || number == 30;
-            write!(f, "  x{number:<2} {value:#018x}{}", if last { "\n" } else { "" })?;
+            write!(
+                f,
+                "  x{number:<2} {value:#018x}{}",
+                if last { "\n" } else { "" }
+            )?;
         }
         write!(f, "  backtrace")?;
         let callers = self.backtrace.iter().take(self.depth);
@@ -165,6 +170,8 @@ impl fmt::Display for Record {
             let offset = self.offset(*address);
             if offset < self.image_bytes {
                 write!(f, " eltwo_hyp+{offset:#x}")?;
+            } else {
+                write!(f, " {address:#x}")?;
             }
         }
         writeln!(f)

@@ -33,8 +33,10 @@ use crate::{
 pub(crate) struct Machine {
     /// The kernel's page size, which is our granule.
     pub(crate) granule: Granule,
-    /// Whether descriptors are 52-bit ones of FEAT_LPA2, as the kernel's own.
+    /// TCR_EL2.DS: the kernel uses the 52-bit descriptors of FEAT_LPA2, and so do we.
     pub(crate) lpa2: bool,
+    /// Whether descriptors can express 52-bit addresses, by FEAT_LPA2 or, with 64K pages, FEAT_LPA.
+    pub(crate) wide: bool,
     /// Bits of a physical address that every CPU and our descriptors can express.
     pub(crate) pa_bits: u8,
     /// The same as the PS field of TCR_EL2 has it.
@@ -68,7 +70,7 @@ fn sanitised(register: u32) -> u64 {
 fn has_cap(number: u32) -> bool {
     let (word, bit) = (number / u64::BITS, number % u64::BITS);
     // SAFETY: The kernel no longer changes the bitmap once modules can be loaded.
-    let words = unsafe { &*(&raw const bindings::system_cpucaps) };
+    let words = unsafe { (&raw const bindings::system_cpucaps).read() };
     words
         .get(word as usize)
         .is_some_and(|word| (*word as u64 >> bit) & 1 != 0)
@@ -150,16 +152,18 @@ fn machine() -> Result<Machine> {
     let granule = Granule::from_shift(bindings::PAGE_SHIFT).ok_or(EINVAL)?;
     let tcr_el1 = sysreg::tcr_el1();
     let lpa2 = tcr_el1 & tcr_el1::DS != 0;
-    let large_va = lpa2
-        || (granule == Granule::K64 && field(sanitised(SYS_ID_AA64MMFR2_EL1), 16) != 0);
+    let large_va =
+        lpa2 || (granule == Granule::K64 && field(sanitised(SYS_ID_AA64MMFR2_EL1), 16) != 0);
     // 52-bit physical addresses need LPA2 descriptors or 64K pages. IPS is what the kernel settled on.
-    let largest_size = if lpa2 || granule == Granule::K64 { 6 } else { 5 };
+    let wide = lpa2 || granule == Granule::K64;
+    let largest_size = if wide { 6 } else { 5 };
     let pa_size = field(sanitised(SYS_ID_AA64MMFR0_EL1), 0)
         .min((tcr_el1 >> tcr_el1::IPS_SHIFT) & tcr_el1::IPS_MASK)
         .min(largest_size);
     Ok(Machine {
         granule,
         lpa2,
+        wide,
         pa_bits: pa_range_bits(pa_size),
         pa_size,
         va_bits_max: if large_va { 52 } else { 48 },
@@ -198,7 +202,7 @@ pub(crate) fn admit_this_cpu(machine: &Machine, cpu: u32) -> Result {
 pub(crate) fn this_cpu_has(needs: Needs) -> bool {
     match needs {
         Needs::Nothing => true,
-        Needs::Gic => field(sysreg::id_aa64pfr0(), 24) != 0,
+        Needs::Gic | Needs::GicSre => field(sysreg::id_aa64pfr0(), 24) != 0,
         Needs::Vhe => field(sysreg::id_aa64mmfr1(), 8) != 0,
         Needs::Hcx => field(sysreg::id_aa64mmfr1(), 40) != 0,
         Needs::Fgt => field(sysreg::id_aa64mmfr0(), 56) != 0,

@@ -80,11 +80,19 @@ impl Ram {
 }
 
 /// Called for each range, in ascending order. A range that continues the one before it is merged with it.
+///
+/// # Safety
+///
+/// `data` is a [`Ram`] that nobody else uses, and `resource` is valid, both until this returns.
 unsafe extern "C" fn add_range(resource: *mut bindings::resource, data: *mut c_void) -> c_int {
-    // SAFETY: `Ram::read` passes itself, and the kernel a resource that is valid during the call.
+    // SAFETY: By the contract of this function.
     let (ram, resource) = unsafe { (&mut *data.cast::<Ram>(), &*resource) };
     let (first, last) = (resource.start, resource.end);
-    if let Some(previous) = ram.count.checked_sub(1).and_then(|at| ram.ranges.get_mut(at)) {
+    if let Some(previous) = ram
+        .count
+        .checked_sub(1)
+        .and_then(|at| ram.ranges.get_mut(at))
+    {
         if previous.last.checked_add(1) == Some(first) {
             previous.last = last;
             return 0;

@@ -106,7 +106,7 @@ impl Service {
         let pool = reserved.own(Facts {
             image_id: image.identity()?,
             pa_bits: u32::from(machine.pa_bits),
-            wide: machine.lpa2,
+            wide: machine.wide,
             tlb: machine.tlb,
             layout,
             ram: *ranges,

@@ -93,7 +93,12 @@ fn memory(pool: &HostPool, granule: Granule) -> HostTables<'_> {
 /// # Errors
 ///
 /// `ENODEV`, with the reason in the kernel's log.
-pub(crate) fn layout(machine: &Machine, ram: &Ram, idmap: PhysAddr, demand: Demand) -> Result<Layout> {
+pub(crate) fn layout(
+    machine: &Machine,
+    ram: &Ram,
+    idmap: PhysAddr,
+    demand: Demand,
+) -> Result<Layout> {
     let granule = machine.granule;
     let input = LayoutInput {
         granule,
@@ -126,10 +131,16 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Builds both. What it takes from the pool goes back with the pool.
-    pub(crate) fn build(machine: &Machine, layout: &Layout, image: &Image, pool: &HostPool) -> Result<Self> {
+    pub(crate) fn build(
+        machine: &Machine,
+        layout: &Layout,
+        image: &Image,
+        pool: &HostPool,
+    ) -> Result<Self> {
         let output =
-            Output::new(machine.granule, machine.pa_bits.into(), machine.lpa2).ok_or(EINVAL)?;
-        let geometry = Geometry::stage1(machine.granule, layout.va_bits(), output).map_err(to_errno)?;
+            Output::new(machine.granule, machine.pa_bits.into(), machine.wide).ok_or(EINVAL)?;
+        let geometry =
+            Geometry::stage1(machine.granule, layout.va_bits(), output).map_err(to_errno)?;
         inject::check(Step::BootTables)?;
         let boot = build_boot(geometry, layout, image, pool)?;
         inject::check(Step::RuntimeTables)?;
@@ -143,14 +154,14 @@ impl Tables {
             Granule::K16 => tcr::TG0_16K,
             Granule::K64 => tcr::TG0_64K,
         };
-        let wide = if machine.lpa2 { tcr::DS } else { 0 };
+        let ds = if machine.lpa2 { tcr::DS } else { 0 };
         Ok(Self {
             layout: *layout,
             tcr: tcr::RES1
                 | (machine.pa_size << tcr::PS_SHIFT)
                 | tcr::WALKS_WBWA_IS
                 | granule_field
-                | wide
+                | ds
                 | geometry.t0sz(),
             mair: machine.mair,
             boot,
@@ -180,7 +191,10 @@ impl Tables {
 
     /// TTBR0_EL2 of the runtime PGD.
     pub(crate) fn ttbr_runtime(&self) -> u64 {
-        self.runtime.geometry().ttbr(self.runtime.root()).unwrap_or(0)
+        self.runtime
+            .geometry()
+            .ttbr(self.runtime.root())
+            .unwrap_or(0)
     }
 
     /// What the runtime PGD translates `va` to.
@@ -206,15 +220,28 @@ impl Tables {
         Ok(())
     }
 
-    fn show_run(&self, run: &Mapping<Stage1>, pool: &HostPool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn show_run(
+        &self,
+        run: &Mapping<Stage1>,
+        pool: &HostPool,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
         let attrs = &run.attrs;
         let access = match attrs.access() {
             HypAccess::Read => "R--",
             HypAccess::ReadWrite => "RW-",
             HypAccess::ReadExecute => "R-X",
         };
-        let kind = if run.level == Level::L3 { "PAGE" } else { "BLOCK" };
-        let memory = if attrs.is_device() { "device" } else { "normal" };
+        let kind = if run.level == Level::L3 {
+            "PAGE"
+        } else {
+            "BLOCK"
+        };
+        let memory = if attrs.is_device() {
+            "device"
+        } else {
+            "normal"
+        };
         let region = self.layout.region_of(run.range.first());
         write!(
             f,
@@ -226,13 +253,21 @@ impl Tables {
             run.level.number(),
         )?;
         match region {
-            Some(Region::Image) => writeln!(f, "image.{}", match attrs.access() {
-                HypAccess::Read => "rodata",
-                HypAccess::ReadWrite => "data",
-                HypAccess::ReadExecute => "text",
-            }),
-            Some(Region::Linear) if pool.shared().pool.contains(run.pa) => writeln!(f, "linear/pool"),
-            Some(Region::Linear) if attrs.tag() != 0 => writeln!(f, "linear/shared count={}", attrs.tag()),
+            Some(Region::Image) => writeln!(
+                f,
+                "image.{}",
+                match attrs.access() {
+                    HypAccess::Read => "rodata",
+                    HypAccess::ReadWrite => "data",
+                    HypAccess::ReadExecute => "text",
+                }
+            ),
+            Some(Region::Linear) if pool.shared().pool.contains(run.pa) => {
+                writeln!(f, "linear/pool")
+            }
+            Some(Region::Linear) if attrs.tag() != 0 => {
+                writeln!(f, "linear/shared count={}", attrs.tag())
+            }
             Some(Region::Linear) => writeln!(f, "linear/mapped"),
             Some(Region::Stack(cpu)) => writeln!(f, "stack cpu={cpu}"),
             Some(Region::Context(cpu)) => writeln!(f, "context cpu={cpu}"),
@@ -243,7 +278,12 @@ impl Tables {
 }
 
 /// The idmap page, twice.
-fn build_boot(geometry: Geometry, layout: &Layout, image: &Image, pool: &HostPool) -> Result<PageTable<Stage1>> {
+fn build_boot(
+    geometry: Geometry,
+    layout: &Layout,
+    image: &Image,
+    pool: &HostPool,
+) -> Result<PageTable<Stage1>> {
     let memory = memory(pool, layout.granule());
     let env = Env::new(&memory, &NotLive);
     let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
@@ -257,7 +297,12 @@ fn build_boot(geometry: Geometry, layout: &Layout, image: &Image, pool: &HostPoo
 }
 
 /// The trampoline, the image by its parts, a stack and a context for each CPU, and the rest of the pool.
-fn build_runtime(geometry: Geometry, layout: &Layout, image: &Image, pool: &HostPool) -> Result<PageTable<Stage1>> {
+fn build_runtime(
+    geometry: Geometry,
+    layout: &Layout,
+    image: &Image,
+    pool: &HostPool,
+) -> Result<PageTable<Stage1>> {
     let memory = memory(pool, layout.granule());
     let env = Env::new(&memory, &NotLive);
     let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
@@ -276,7 +321,11 @@ fn build_runtime(geometry: Geometry, layout: &Layout, image: &Image, pool: &Host
         if from == to {
             continue;
         }
-        let va = layout.image().first().checked_add(from.into()).ok_or(EFAULT)?;
+        let va = layout
+            .image()
+            .first()
+            .checked_add(from.into())
+            .ok_or(EFAULT)?;
         let pa = image.base().checked_add(from.into()).ok_or(EFAULT)?;
         let part = AddrRange::new(va, u64::from(to - from)).ok_or(EFAULT)?;
         map(part, pa, access)?;
@@ -322,7 +371,9 @@ fn to_errno(error: crate::common::pgtable::Error) -> Error {
     use crate::common::pgtable::Error as Table;
     match error {
         Table::NoMemory => {
-            pr_err!("refused: the pool has no page left for a table; load with a larger pool_kib\n");
+            pr_err!(
+                "refused: the pool has no page left for a table; load with a larger pool_kib\n"
+            );
             ENOMEM
         }
         other => {

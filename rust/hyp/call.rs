@@ -59,7 +59,12 @@ pub(super) unsafe extern "C" fn hypercall(context: *mut CpuContext) {
     (*r0, *r1, *r2, *r3, *r4) = (status.to_x0(), x1, x2, x3, x4);
 }
 
-fn dispatch(call: Call, args: [u64; 4], context: *mut CpuContext, memory: &Memory) -> Result<Results, Status> {
+fn dispatch(
+    call: Call,
+    args: [u64; 4],
+    context: *mut CpuContext,
+    memory: &Memory,
+) -> Result<Results, Status> {
     let [x1, x2, x3, _] = args;
     match call {
         Call::Version => Ok([ABI_VERSION, memory.image_id(), 0, 0]),

@@ -89,9 +89,8 @@ impl Memory {
         let shared = core::ptr::with_exposed_provenance::<Shared>(shared_va as usize);
         // SAFETY: By the contract. It stays there for as long as any CPU is in the runtime address space, and all of it
         // that changes is atomic.
-        Self {
-            shared: unsafe { &*shared },
-        }
+        let shared = unsafe { &*shared };
+        Self { shared }
     }
 
     /// Tells one build of this image from another.
@@ -103,7 +102,12 @@ impl Memory {
     pub(super) fn pool_info(&self) -> Results {
         let pool = &self.shared.pool;
         let count = |kind| u64::from(pool.pages_in(kind));
-        [u64::from(pool.pages()), count(Use::Free), count(Use::Table), 0]
+        [
+            u64::from(pool.pages()),
+            count(Use::Free),
+            count(Use::Table),
+            0,
+        ]
     }
 
     /// See [`crate::common::abi::Call::Map`].
@@ -231,7 +235,11 @@ impl Memory {
     }
 
     /// Checks that `bytes` bytes at `pa` are whole pages of RAM which is the host's, and finds their place.
-    fn host_pages(&self, pa: u64, bytes: u64) -> Result<(AddrRange<PhysAddr>, AddrRange<HypVa>), Status> {
+    fn host_pages(
+        &self,
+        pa: u64,
+        bytes: u64,
+    ) -> Result<(AddrRange<PhysAddr>, AddrRange<HypVa>), Status> {
         let layout = self.layout();
         let granule = layout.granule();
         let pages = PhysAddr::new(pa)
@@ -283,7 +291,7 @@ impl Locked<'_> {
 fn to_status(error: Error) -> Status {
     match error {
         Error::NoMemory => Status::NoMemory,
-        Error::AlreadyMapped | Error::BreakBeforeMake | Error::Contended => Status::Busy,
+        Error::AlreadyMapped | Error::BreakBeforeMake => Status::Busy,
         Error::NotMapped => Status::NotFound,
         Error::Unaligned
         | Error::InputRange
