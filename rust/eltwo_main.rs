@@ -6,16 +6,12 @@
 //! by the order in which the fields of [`Eltwo`] are dropped.
 
 use kernel::{
-    debugfs::Scope,
     prelude::*,
     sync::Arc, //
 };
 
 use host::{
-    debugfs::{
-        self,
-        Files, //
-    },
+    debugfs::Directory,
     hooks,
     inject::{
         self,
@@ -76,7 +72,7 @@ module! {
 /// A loaded module. The order of the fields is the order of unloading.
 struct Eltwo {
     /// No new calls from user space.
-    _files: Pin<KBox<Scope<Files>>>,
+    _files: Directory,
     _active: Active,
 }
 
@@ -129,7 +125,7 @@ impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let active = Active::new()?;
         inject::check(Step::Debugfs)?;
-        let files = KBox::pin_init(debugfs::create(active.service.clone()), GFP_KERNEL)?;
+        let files = Directory::new(active.service.clone())?;
         active.service.announce();
         Ok(Self {
             _files: files,

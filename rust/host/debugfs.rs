@@ -9,19 +9,35 @@
 //! | `tables` | both PGDs, in the manner of ptdump, with the names of the regions |
 //! | `regs` | the EL2 register image of each CPU: before init, and now |
 //! | `hypercall` | write: a call, made on the writer's CPU; read: x0..x4 of the last one |
-//! | `provoke` | write: the name of an exception to take at EL2 on the writer's CPU |
+//! | `provoke` | write: the name of an exception to take at EL2 on the writer's CPU; read: the names |
 //! | `log` | the exceptions that were taken at EL2 |
 
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
+
 use kernel::{
-    debugfs::Scope,
+    error::from_result,
+    ffi::{
+        c_char,
+        c_int,
+        c_void, //
+    },
     fmt,
     new_mutex,
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         Arc,
         Mutex, //
     },
-    uaccess::UserSliceReader, //
+    uaccess::{
+        UserPtr,
+        UserSlice,
+        UserSliceReader, //
+    },
 };
 
 use super::{
@@ -30,6 +46,7 @@ use super::{
     service::Service, //
 };
 use crate::{
+    bindings,
     arch::el1::{
         HvcRegs,
         IrqsMasked, //
@@ -46,6 +63,7 @@ use crate::{
             IMAGE, //
         },
     },
+    THIS_MODULE,
 };
 
 /// Longest text that a file takes, in bytes.
@@ -53,27 +71,166 @@ const LONGEST_WRITE: usize = 256;
 
 /// What the files show.
 #[pin_data]
-pub(crate) struct Files {
+struct Files {
     service: Arc<Service>,
     #[pin]
     last_call: Mutex<HvcRegs>,
 }
 
-/// Creates the directory. It goes away, after the last reader, when the result is dropped.
-pub(crate) fn create(service: Arc<Service>) -> impl PinInit<Scope<Files>, Error> {
-    let files = try_pin_init!(Files {
-        service,
-        last_call <- new_mutex!([0; 5]),
-    });
-    Scope::dir(files, c"eltwo", |files, dir| {
-        dir.read_callback_file(c"cpus", files, &show_cpus);
-        dir.read_callback_file(c"pool", files, &show_pool);
-        dir.read_callback_file(c"tables", files, &show_tables);
-        dir.read_callback_file(c"regs", files, &show_regs);
-        dir.read_callback_file(c"log", files, &show_log);
-        dir.read_write_callback_file(c"hypercall", files, &show_hypercall, &do_hypercall);
-        dir.write_only_callback_file(c"provoke", files, &do_provoke);
-    })
+/// The directory. It is removed, after the last reader, when this is dropped.
+///
+/// The files name this module as their owner, which `kernel::debugfs` does not: without it a file that is open while the
+/// module is unloaded would be closed through operations that are gone.
+pub(crate) struct Directory {
+    dentry: *mut bindings::dentry,
+    /// Dropped after the files that show it.
+    _files: Pin<KBox<Files>>,
+}
+
+// SAFETY: The dentry belongs to this object alone, and debugfs does its own locking.
+unsafe impl Send for Directory {}
+// SAFETY: As above.
+unsafe impl Sync for Directory {}
+
+impl Directory {
+    /// Creates it. Without debugfs in the kernel there is none, which is no error.
+    pub(crate) fn new(service: Arc<Service>) -> Result<Self> {
+        let files = KBox::pin_init(
+            pin_init!(Files {
+                service,
+                last_call <- new_mutex!([0; 5]),
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The name is a string; no parent is the root of debugfs.
+        let dentry = unsafe { bindings::debugfs_create_dir(c"eltwo".as_char_ptr(), null_mut()) };
+        let data = NonNull::from(&*files).as_ptr().cast::<c_void>();
+        for (name, mode, operations) in [
+            (c"cpus", 0o400, &CPUS),
+            (c"pool", 0o400, &POOL),
+            (c"tables", 0o400, &TABLES),
+            (c"regs", 0o400, &REGS),
+            (c"log", 0o400, &LOG),
+            (c"hypercall", 0o600, &HYPERCALL),
+            (c"provoke", 0o600, &PROVOKE),
+        ] {
+            // SAFETY: The operations are static and fit the data, which outlives the directory. An error pointer as the
+            // parent is accepted, and nothing is created then.
+            unsafe {
+                bindings::debugfs_create_file_full(
+                    name.as_char_ptr(),
+                    mode,
+                    dentry,
+                    data,
+                    null_mut(),
+                    &operations.0,
+                )
+            };
+        }
+        Ok(Self {
+            dentry,
+            _files: files,
+        })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // SAFETY: `new` has created it, or holds an error pointer, which is accepted. Waits for whoever is in one of the files.
+        unsafe { bindings::debugfs_remove(self.dentry) };
+    }
+}
+
+/// `struct file_operations` of one file.
+struct Operations(bindings::file_operations);
+
+// SAFETY: The table is constant.
+unsafe impl Sync for Operations {}
+
+/// The text of a file, produced when it is formatted.
+struct Text<'a> {
+    files: &'a Files,
+    show: fn(&Files, &mut fmt::Formatter<'_>) -> fmt::Result,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.show)(self.files, f)
+    }
+}
+
+/// Defines the operations of a file: `$show` writes its text, `$store` takes what is written to it.
+macro_rules! operations {
+    ($name:ident, $show:expr, $store:expr) => {
+        static $name: Operations = {
+            /// # Safety
+            ///
+            /// Called by the kernel to open a file of [`Directory`].
+            unsafe extern "C" fn open(
+                inode: *mut bindings::inode,
+                file: *mut bindings::file,
+            ) -> c_int {
+                // SAFETY: The inode is valid, and its data are the `Files` of the directory.
+                unsafe { bindings::single_open(file, Some(show), (*inode).i_private) }
+            }
+
+            /// # Safety
+            ///
+            /// Called by `seq_read` for a file that `open` has opened.
+            unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+                // SAFETY: `open` has stored the `Files` there; they outlive the directory, whose removal waits for us.
+                let (seq, files) = unsafe {
+                    let files = &*(*seq).private.cast::<Files>();
+                    (SeqFile::from_raw(seq), files)
+                };
+                let show = $show;
+                seq_print!(seq, "{}", Text { files, show });
+                0
+            }
+
+            /// # Safety
+            ///
+            /// Called by the kernel for a file that `open` has opened, with a buffer of user space.
+            unsafe extern "C" fn write(
+                file: *mut bindings::file,
+                buffer: *const c_char,
+                count: usize,
+                _: *mut bindings::loff_t,
+            ) -> isize {
+                // SAFETY: `single_open` has made the private data a `seq_file`, and `open` its private data the `Files`.
+                let files = unsafe {
+                    let seq = (*file).private_data.cast::<bindings::seq_file>();
+                    &*(*seq).private.cast::<Files>()
+                };
+                let pointer = UserPtr::from_ptr(buffer.cast_mut().cast());
+                let mut reader = UserSlice::new(pointer, count).reader();
+                let store: fn(&Files, &mut UserSliceReader) -> Result = $store;
+                from_result(|| store(files, &mut reader).map(|()| count as isize))
+            }
+
+            Operations(bindings::file_operations {
+                owner: THIS_MODULE.as_ptr(),
+                open: Some(open),
+                read: Some(bindings::seq_read),
+                write: Some(write),
+                llseek: Some(bindings::seq_lseek),
+                release: Some(bindings::single_release),
+                ..pin_init::zeroed()
+            })
+        };
+    };
+}
+
+operations!(CPUS, show_cpus, read_only);
+operations!(POOL, show_pool, read_only);
+operations!(TABLES, show_tables, read_only);
+operations!(REGS, show_regs, read_only);
+operations!(LOG, show_log, read_only);
+operations!(HYPERCALL, show_hypercall, do_hypercall);
+operations!(PROVOKE, show_provoke, do_provoke);
+
+fn read_only(_: &Files, _: &mut UserSliceReader) -> Result {
+    Err(EPERM)
 }
 
 fn show_cpus(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,6 +360,10 @@ fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
     }
     *files.last_call.lock() = files.service.hypercall(number, args)?;
     Ok(())
+}
+
+fn show_provoke(_: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    Provoke::ALL.iter().try_for_each(|(_, name)| writeln!(f, "{name}"))
 }
 
 fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {

@@ -291,7 +291,7 @@ impl Locked<'_> {
 fn to_status(error: Error) -> Status {
     match error {
         Error::NoMemory => Status::NoMemory,
-        Error::AlreadyMapped | Error::BreakBeforeMake => Status::Busy,
+        Error::AlreadyMapped | Error::BreakBeforeMake | Error::Contended => Status::Busy,
         Error::NotMapped => Status::NotFound,
         Error::Unaligned
         | Error::InputRange
