@@ -309,7 +309,7 @@ impl Cpu {
             }
         }
         if value(&image, index::HCR)? & regs::hcr::E2H != 0 {
-            pr_err!("refused: CPU{}: EL2 runs with E2H=1 (hVHE), which is not supported; drop arm64_sw.hvhe=1, and on CPUs that have VHE only there is no way\n", self.number);
+            pr_err!("refused: CPU{}: EL2 runs with HCR_EL2.E2H=1, which is not supported; on a CPU that has VHE only no boot argument changes that, elsewhere remove what set it\n", self.number);
             return Err(ENODEV);
         }
         if value(&image, index::SCTLR)? & regs::sctlr::M != 0 {

@@ -72,6 +72,8 @@ pub(crate) struct Demand {
 
 /// Table pages that the two PGDs need at load: five levels for each of a handful of regions.
 const LOAD_TABLE_PAGES: u64 = 24;
+/// The kernel hands out no larger piece.
+const LARGEST_CHUNK_PAGES: u64 = 1 << bindings::MAX_PAGE_ORDER;
 /// Pages that the default size adds for tables of what is shared later.
 const SPARE_PAGES: u64 = 64;
 
@@ -106,6 +108,12 @@ impl Reserved {
             }
             kib => kib.saturating_mul(1024) >> granule.shift(),
         };
+        let most = MAX_CHUNKS as u64 * LARGEST_CHUNK_PAGES;
+        if pages > most {
+            let most_kib = (most << granule.shift()) / 1024;
+            pr_err!("refused: a pool of {size_kib} KiB is more than the {most_kib} KiB that a pool can have; load with a smaller pool_kib, or without\n");
+            return Err(ENOMEM);
+        }
         let meta_pages = meta_pages(pages, granule)?;
         let least = demand.least_pages() + meta_pages;
         if pages < least {
@@ -217,9 +225,8 @@ impl HostPool {
 /// Reserves `pages` pages in as few chunks as the kernel can give; the first has at least `first_least` pages.
 fn reserve_chunks(pages: u64, first_least: u64, granule: Granule) -> Result<KVec<Chunk>> {
     let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
-    let largest = 1u64 << bindings::MAX_PAGE_ORDER;
     let mut left = pages;
-    let mut try_pages = left.min(largest);
+    let mut try_pages = left.min(LARGEST_CHUNK_PAGES);
     while left != 0 {
         let first = chunks.is_empty();
         inject::check(if first {
@@ -229,7 +236,10 @@ fn reserve_chunks(pages: u64, first_least: u64, granule: Granule) -> Result<KVec
         })?;
         match Chunk::reserve((try_pages << granule.shift()) as usize) {
             Ok(chunk) => {
-                chunks.push_within_capacity(chunk).map_err(|_| ENOMEM)?;
+                chunks.push_within_capacity(chunk).map_err(|_| {
+                    pr_err!("refused: memory is so fragmented that the pool would be in more than {MAX_CHUNKS} pieces; free some memory, or load with a smaller pool_kib\n");
+                    ENOMEM
+                })?;
                 left -= try_pages;
                 try_pages = try_pages.min(left);
             }
