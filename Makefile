@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The front door. Each target hands over to the lab, a program in selftests/lab; `make help` lists them. The kernel's
+# build reads Kbuild, never this file. Nothing is written into the checkout: all output is in the cache.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eltwo
+CARGO ?= cargo
+
+# The options of this make are none of the lab's business: it starts a make of its own.
+LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
+	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
+
+.PHONY: all setup demo check shell clean distclean help cargo
+
+all: cargo
+	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
+
+setup demo check shell: cargo
+	@$(LAB) $@ $(ARGS)
+
+clean: cargo
+	@$(LAB) clean
+
+distclean: cargo
+	@$(LAB) clean --all
+
+cargo:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "cargo is missing: install Rust 1.85 or newer (Debian 13: apt-get install cargo)" >&2; exit 1; }
+
+help:
+	@echo 'make            build the module and its EL2 image. KDIR=<kernel tree> to build against;'
+	@echo '                without it: the kernel that runs (arm64), or the kernel of the lab'
+	@echo 'make demo       see the module take EL2 over and give it back, in a VM'
+	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only'
+	@echo 'make shell      a shell in a VM that has the module at hand'
+	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
+	@echo 'make clean      remove what was built'
+	@echo 'make distclean  remove the lab too'
+	@echo
+	@echo 'Cache: $(CACHE) (XDG_CACHE_HOME moves it). Needs cargo 1.85 or newer, about 6 GB,'
+	@echo 'and root, or a user who may make user namespaces.'

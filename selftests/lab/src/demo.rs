@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `make demo`: the journey of the module, told by a program in the VM, with the times at which things happened.
+
+use std::{
+    fs,
+    time::Instant, //
+};
+
+use anyhow::{
+    Context as _,
+    Result, //
+};
+
+use crate::{
+    cmd::{
+        self,
+        Failure, //
+    },
+    image::Sizes,
+    runs,
+    session::Session,
+    ui::Ui, //
+};
+
+/// How the program in the VM marks the lines of its story.
+const MARK: &str = "DEMO ";
+
+/// Lines of the console that are shown if the journey ends badly.
+const CONSOLE_TAIL: usize = 40;
+
+/// Shows the demo.
+pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
+    let run = &runs::DEMO;
+    let data = fs::read(&session.products.image).context("cannot read the EL2 image")?;
+    ui.line("");
+    ui.line(format_args!("EL2 image:  {}", Sizes::read(&data)?));
+    let module_bytes = fs::metadata(&session.products.module)?.len();
+    ui.line(format_args!(
+        "module:     {module_bytes} bytes with symbols"
+    ));
+    ui.line(format_args!(
+        "machine:    QEMU virt with EL2, {}; stock Debian kernel, its own KVM off",
+        run.description()
+    ));
+    ui.line("");
+    let start = Instant::now();
+    let tally = session.run(run, |line| {
+        if let Some(story) = line.text().strip_prefix(MARK) {
+            ui.line(format_args!(
+                "{:>7.2} s  {story}",
+                start.elapsed().as_secs_f64()
+            ));
+        }
+    })?;
+    ui.line("");
+    if tally.failed.is_empty() {
+        ui.line(format_args!(
+            "the journey took {:.1} s",
+            start.elapsed().as_secs_f64()
+        ));
+        return Ok(());
+    }
+    let console = session.vm_dir(run.name).join("console.log");
+    for line in cmd::tail(&console, CONSOLE_TAIL) {
+        ui.line(format_args!("| {line}"));
+    }
+    let cause = format!(
+        "the journey did not go as planned: {}",
+        tally.failed.join("; ")
+    );
+    Err(Failure::new(
+        cause,
+        "see the console above; `make check` tests each part by itself",
+    )
+    .with_log(&console)
+    .into())
+}

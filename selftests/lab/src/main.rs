@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The lab: sets up, builds and runs eltwo on an emulated arm64 machine.
+//!
+//! It is started by the Makefile; `make help` lists what it does. Everything that it makes is in the cache
+//! (`$XDG_CACHE_HOME/eltwo`), nothing in the checkout.
+
+mod apt;
+mod cache;
+mod check;
+mod cmd;
+mod demo;
+mod guest;
+mod host;
+mod image;
+mod initramfs;
+mod kernel;
+mod ktap;
+mod module;
+mod root;
+mod runs;
+mod sandbox;
+mod session;
+mod setup;
+mod symvers;
+mod ui;
+mod verdict;
+mod vm;
+
+use std::{
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::ExitCode, //
+};
+
+use anyhow::{
+    Context as _,
+    Result, //
+};
+use clap::{
+    Parser,
+    Subcommand, //
+};
+
+use crate::{
+    cache::Cache,
+    check::Check,
+    cmd::Failure,
+    host::Arch,
+    kernel::Spec,
+    module::Build,
+    runs::Run,
+    session::Session,
+    setup::Lab,
+    ui::Ui, //
+};
+
+/// Flavours of the kernel that the tests run on.
+const FLAVOURS: [&str; 1] = ["arm64"];
+
+#[derive(Debug, Parser)]
+#[command(about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Set up the lab: Debian root, kernel, programs for the VM.
+    Setup,
+    /// Build the module and the EL2 image.
+    Build {
+        /// The kernel tree to build against, instead of the running kernel's (on arm64) or the lab's.
+        #[arg(long)]
+        kdir: Option<PathBuf>,
+    },
+    /// Run all tests.
+    Check {
+        /// Number of VMs that run at a time.
+        #[arg(long, default_value_t = 2)]
+        vms: usize,
+        /// Do only this VM run (may be repeated).
+        #[arg(long = "run")]
+        only: Vec<String>,
+    },
+    /// Show the journey of the module in a VM, with timings.
+    Demo,
+    /// Open a shell in a VM that has the module at hand.
+    Shell {
+        /// Let a debugger look in from outside (`gdb.sock` and `qmp.sock` in the directory that is printed).
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Remove what was built; with `--all` the lab too.
+    Clean {
+        /// Remove the whole cache.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ui = Ui::new();
+    match run(&ui, arguments.action) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            ui.line(format_args!("error: {error:#}"));
+            if let Some(failure) = error.downcast_ref::<Failure>() {
+                ui.line(failure.details());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what was asked for, and returns whether all is well.
+fn run(ui: &Ui, action: Action) -> Result<bool> {
+    let checkout = checkout()?;
+    let cache = Cache::open()?;
+    match action {
+        Action::Setup => {
+            let lock = cache.lock(ui)?;
+            Lab::ensure(ui, &cache, &lock, kernel::VERSION, &FLAVOURS)?;
+            ui.line(format_args!(
+                "the lab is ready in {}",
+                cache.dir().display()
+            ));
+        }
+        Action::Build { kdir } => build(ui, &cache, &checkout, kdir)?,
+        Action::Check { vms, only } => {
+            let lock = cache.lock(ui)?;
+            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &FLAVOURS)?;
+            let check = Check {
+                ui,
+                cache: &cache,
+                lab: &lab,
+                checkout: &checkout,
+                vms,
+                only,
+            };
+            return check.run(lock);
+        }
+        Action::Demo => {
+            with_session(ui, &cache, &checkout, &runs::DEMO, |session| {
+                demo::run(ui, session)
+            })?;
+        }
+        Action::Shell { debug } => {
+            with_session(ui, &cache, &checkout, &runs::SHELL, |session| {
+                shell(ui, session, debug)
+            })?;
+        }
+        Action::Clean { all } => clean(ui, &cache, all)?,
+    }
+    Ok(true)
+}
+
+/// The top of the source tree.
+fn checkout() -> Result<PathBuf> {
+    // Cargo says where the package is that it runs; a program that was copied elsewhere knows where it was built.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let top = package.join("../..");
+    top.canonicalize()
+        .with_context(|| format!("cannot find the source tree at {}", top.display()))
+}
+
+/// Builds the module against the kernel that the user means.
+fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Result<()> {
+    let arch = Arch::of_host()?;
+    let lock = cache.lock(ui)?;
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let running = PathBuf::from(format!("/lib/modules/{release}/build"));
+    let own = kdir.or_else(|| {
+        (arch == Arch::Arm64 && kernel::has_rust_metadata(&running)).then_some(running)
+    });
+    let products = match own {
+        Some(kdir) => {
+            let kdir = kdir
+                .canonicalize()
+                .with_context(|| format!("there is no kernel tree at {}", kdir.display()))?;
+            if !kernel::has_rust_metadata(&kdir) {
+                let cause = format!("the kernel tree {} has no Rust metadata", kdir.display());
+                let remedy =
+                    "build it with CONFIG_RUST=y and `make modules_prepare`, or leave KDIR out: \
+                              the lab then prepares a tree for Debian's kernel";
+                return Err(Failure::new(cause, remedy).into());
+            }
+            Build {
+                checkout,
+                kdir: &kdir,
+                arch,
+                sandbox: None,
+                lint: false,
+            }
+            .run(ui, cache, &lock)?
+        }
+        None => {
+            let spec = (arch == Arch::Arm64)
+                .then(|| Spec::parse_release(&release))
+                .flatten();
+            let spec = spec.unwrap_or_else(|| Spec {
+                version: kernel::VERSION.to_owned(),
+                flavour: FLAVOURS[0].to_owned(),
+            });
+            let lab = Lab::ensure(ui, cache, &lock, &spec.version, &[&spec.flavour])?;
+            let kernel = lab.kernel(&spec.flavour)?;
+            Build::in_lab(&lab, checkout, kernel.prepared.path(), false).run(ui, cache, &lock)?
+        }
+    };
+    ui.line(format_args!("module:    {}", products.module.display()));
+    ui.line(format_args!("EL2 image: {}", products.image.display()));
+    ui.line(format_args!(
+        "all {} symbols that it needs are exported by the kernel",
+        products.kernel_symbols
+    ));
+    Ok(())
+}
+
+/// Sets up and builds what `run` needs, and hands it to `work`, which may take its time: other runs of the lab need not
+/// wait for it.
+fn with_session(
+    ui: &Ui,
+    cache: &Cache,
+    checkout: &Path,
+    run: &Run,
+    work: impl FnOnce(&Session<'_>) -> Result<()>,
+) -> Result<()> {
+    let lock = cache.lock(ui)?;
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[run.flavour])?;
+    let session = Session::build(ui, cache, &lock, &lab, checkout, run.flavour)?;
+    drop(lock);
+    work(&session)
+}
+
+/// Opens a shell in a VM.
+fn shell(ui: &Ui, session: &Session<'_>, debug: bool) -> Result<()> {
+    ui.line("the module is /eltwo.ko; leave with `poweroff`, or Ctrl-A X");
+    if debug {
+        let dir = session.vm_dir(runs::SHELL.name);
+        ui.line(format_args!("debugger sockets: {}", dir.display()));
+    }
+    let status = session.interactive(&runs::SHELL, debug)?;
+    anyhow::ensure!(status.success(), "QEMU failed ({status})");
+    Ok(())
+}
+
+/// Removes what was built, and with `all` the whole cache but for the lock and the lab program itself.
+fn clean(ui: &Ui, cache: &Cache, all: bool) -> Result<()> {
+    let _lock = cache.lock(ui)?;
+    if all {
+        ui.step("removing the cache", |_| {
+            for entry in std::fs::read_dir(cache.dir())? {
+                let path = entry?.path();
+                if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+                    cache::remove_tree(&path)?;
+                }
+            }
+            Ok(())
+        })
+    } else {
+        for name in ["build", "run", "log"] {
+            cache::remove_tree(&cache.join(name))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Building the module with the EL2 image in it, and the programs for the VM.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::Command, //
+};
+
+use anyhow::{
+    Context as _,
+    Result, //
+};
+
+use crate::{
+    cache::{
+        Cache,
+        Key,
+        Lock, //
+    },
+    cmd::{
+        self,
+        Failure, //
+    },
+    host::Arch,
+    kernel,
+    sandbox::Sandbox,
+    setup::Lab,
+    symvers::Symvers,
+    ui::Ui, //
+};
+
+/// The target of the programs for the VM.
+const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// What a build of the module leaves behind.
+#[derive(Debug)]
+pub struct Products {
+    /// The module.
+    pub module: PathBuf,
+    /// The EL2 image with its symbols.
+    pub image: PathBuf,
+    /// Number of symbols that the module takes from the kernel.
+    pub kernel_symbols: usize,
+}
+
+/// How a build is done.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// The checkout.
+    pub checkout: &'a Path,
+    /// The kernel tree to build against.
+    pub kdir: &'a Path,
+    /// The architecture of the host.
+    pub arch: Arch,
+    /// Where the compilers are; without a sandbox those of the host are used.
+    pub sandbox: Option<Sandbox>,
+    /// Whether to run the linter, for which a warning is an error.
+    pub lint: bool,
+}
+
+impl<'a> Build<'a> {
+    /// A build with the lab's compilers against one of its kernels.
+    pub fn in_lab(lab: &Lab, checkout: &'a Path, kdir: &'a Path, lint: bool) -> Self {
+        let sandbox = lab
+            .root
+            .sandbox()
+            .with_input(checkout)
+            .with_input(kdir)
+            .with_input(&lab.source.path());
+        Self {
+            checkout,
+            kdir,
+            arch: lab.arch,
+            sandbox: Some(sandbox),
+            lint,
+        }
+    }
+
+    /// Where the output goes: a directory of the cache for each checkout, kernel and kind of build.
+    fn output(&self, cache: &Cache) -> PathBuf {
+        let key = Key::new()
+            .with("checkout", self.checkout.as_os_str().as_encoded_bytes())
+            .with("kdir", self.kdir.as_os_str().as_encoded_bytes());
+        let kind = if self.lint { "lint" } else { "module" };
+        cache.join("build").join(format!("{kind}-{}", key.digits()))
+    }
+
+    fn command(&self, output: &Path) -> Command {
+        let mut make = match &self.sandbox {
+            Some(sandbox) => sandbox.clone().with_output(output).command(output, "make"),
+            None => Command::new("make"),
+        };
+        make.arg("-C").arg(self.kdir);
+        make.arg(format!("M={}", self.checkout.display()))
+            .arg(format!("MO={}", output.display()));
+        make.arg("ARCH=arm64").arg(format!("-j{}", kernel::jobs()));
+        // A tree of the user's own may have been configured for other tools.
+        let own_tools = self.sandbox.is_none()
+            && ["CROSS_COMPILE", "LLVM"]
+                .iter()
+                .any(|name| std::env::var_os(name).is_some());
+        if !own_tools {
+            make.arg(format!("CROSS_COMPILE={}", self.arch.cross_compile()));
+        }
+        if self.lint {
+            make.args(["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"]);
+        }
+        make.arg("modules");
+        make
+    }
+
+    /// Builds the module and checks that the kernel exports all that it needs.
+    pub fn run(&self, ui: &Ui, cache: &Cache, _lock: &Lock) -> Result<Products> {
+        let output = self.output(cache);
+        fs::create_dir_all(&output)?;
+        let label = if self.lint {
+            "module with clippy"
+        } else {
+            "module and EL2 image"
+        };
+        let log = cache.fresh_log(if self.lint { "module-lint" } else { "module" })?;
+        ui.step(label, |step| {
+            let remedy =
+                "mend what the log reports; `make clean` first if the kernel tree has changed";
+            cmd::run(self.command(&output), &log, remedy, |line| step.news(line))
+        })?;
+        let module = output.join("eltwo.ko");
+        let kernel_symbols = self.check_symbols(&module)?;
+        Ok(Products {
+            module,
+            image: output.join("hyp/eltwo_hyp.elf"),
+            kernel_symbols,
+        })
+    }
+
+    fn check_symbols(&self, module: &Path) -> Result<usize> {
+        let symvers = Symvers::read(&self.kdir.join("Module.symvers"))?;
+        let data = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+        let (needed, missing) = symvers.check_module(&data)?;
+        if missing.is_empty() {
+            return Ok(needed);
+        }
+        let cause = format!(
+            "the kernel does not export what the module needs: {}",
+            missing.join(", ")
+        );
+        Err(Failure::new(
+            cause,
+            "use exported symbols only, or build against another kernel (KDIR)",
+        )
+        .into())
+    }
+}
+
+/// A cargo of the lab root, for the packages of the checkout.
+#[derive(Debug)]
+pub struct Cargo<'a> {
+    /// The lab.
+    pub lab: &'a Lab,
+    /// The cache, which holds what cargo downloads and builds.
+    pub cache: &'a Cache,
+    /// The checkout.
+    pub checkout: &'a Path,
+}
+
+impl Cargo<'_> {
+    /// A cargo command in the package at `package`, a path inside the checkout.
+    pub fn command(&self, package: &str) -> Result<Command> {
+        let key = Key::new().with("checkout", self.checkout.as_os_str().as_encoded_bytes());
+        let target = self.cache.join(format!("build/cargo-{}", key.digits()));
+        let home = self.cache.join("cargo");
+        fs::create_dir_all(&target)?;
+        fs::create_dir_all(&home)?;
+        let sandbox = self
+            .lab
+            .root
+            .sandbox()
+            .with_network()
+            .with_input(self.checkout)
+            .with_output(&target)
+            .with_output(&home);
+        let linker = format!("{}gcc", self.lab.arch.cross_compile());
+        let variables: [(&str, &OsStr); 4] = [
+            ("CARGO_HOME", home.as_os_str()),
+            ("CARGO_TARGET_DIR", target.as_os_str()),
+            (
+                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+                OsStr::new(&linker),
+            ),
+            (
+                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+                OsStr::new("-Ctarget-feature=+crt-static"),
+            ),
+        ];
+        Ok(sandbox.command_with(&self.checkout.join(package), &variables, "cargo"))
+    }
+
+    /// Builds the program that is `/init` and all tests of the VM.
+    pub fn guest_init(&self, ui: &Ui, _lock: &Lock) -> Result<PathBuf> {
+        let log = self.cache.fresh_log("guest")?;
+        let mut build = self.command("selftests/vm")?;
+        build.args(["build", "--release", "--locked", "--target", GUEST_TARGET]);
+        ui.step("tests for the VM", |step| {
+            let remedy = "mend what the log reports; if it is a download, check the network";
+            cmd::run(build, &log, remedy, |line| step.news(line))
+        })?;
+        let key = Key::new().with("checkout", self.checkout.as_os_str().as_encoded_bytes());
+        Ok(self.cache.join(format!(
+            "build/cargo-{}/{GUEST_TARGET}/release/init",
+            key.digits()
+        )))
+    }
+}

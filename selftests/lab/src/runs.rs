@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The table of the VM runs of `make check`: which machine, which command line, which tests.
+
+use std::time::Duration;
+
+use crate::vm::Spec;
+
+/// Words of every kernel command line: results need the console only if something goes wrong.
+const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
+
+/// What the kernel's own KVM is told on the command line.
+const KVM_OFF: &str = "kvm-arm.mode=none";
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine powers off.
+    PowerOff,
+    /// The machine is reset and starts again; the lab ends it then.
+    Reboot,
+    /// Another kernel is started by kexec, runs its tests, and powers off.
+    Kexec,
+}
+
+/// One run of a VM.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Name of the run.
+    pub name: &'static str,
+    /// Flavour of the kernel.
+    pub flavour: &'static str,
+    /// QEMU's CPU model.
+    pub cpu: &'static str,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Whether the machine has EL2.
+    pub el2: bool,
+    /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
+    pub words: &'static [&'static str],
+    /// Tests, in their order.
+    pub tests: &'static [&'static str],
+    /// How it ends.
+    pub end: End,
+    /// Limit of its duration.
+    pub timeout: Duration,
+}
+
+impl Run {
+    /// The machine for this run.
+    pub fn spec(&self) -> Spec {
+        let words = self.words.join(" ");
+        Spec {
+            cpu: self.cpu.to_owned(),
+            cpus: self.cpus,
+            memory_mib: 1024,
+            el2: self.el2,
+            command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
+            reboot: self.end == End::Reboot,
+            debug: false,
+        }
+    }
+
+    /// The run in a few words: CPU model, number of CPUs, what is special on the command line.
+    pub fn description(&self) -> String {
+        let mut words = format!("{}, {} CPUs", self.cpu, self.cpus);
+        if !self.el2 {
+            words += ", no EL2";
+        }
+        for word in self.words.iter().filter(|word| **word != KVM_OFF) {
+            words += &format!(", {word}");
+        }
+        words
+    }
+}
+
+/// A run on four Cortex-A72 that powers off; the table changes what differs.
+const BASE: Run = Run {
+    name: "base",
+    flavour: "arm64",
+    cpu: "cortex-a72",
+    cpus: 4,
+    el2: true,
+    words: &[KVM_OFF],
+    tests: &[],
+    end: End::PowerOff,
+    timeout: Duration::from_secs(300),
+};
+
+/// Tests that every machine must pass.
+const COMMON: [&str; 9] = [
+    "load_unload",
+    "regs",
+    "hypercalls",
+    "map_unmap",
+    "hotplug",
+    "offline_at_load",
+    "fail_at",
+    "contain",
+    "pool_too_small",
+];
+
+/// The runs of `make check`, the longest first, so that short ones fill the gaps.
+pub const RUNS: [Run; 13] = [
+    Run {
+        name: "cycles",
+        tests: &["load_unload_100", "hotplug_100"],
+        timeout: Duration::from_secs(1800),
+        ..BASE
+    },
+    Run {
+        name: "base",
+        tests: &COMMON,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "max",
+        cpu: "max",
+        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        tests: &COMMON,
+        timeout: Duration::from_secs(900),
+        ..BASE
+    },
+    Run {
+        name: "a53",
+        cpu: "cortex-a53",
+        tests: &COMMON,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "load",
+        tests: &["hotplug_load", "cpu_hotplug_kselftest"],
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "kexec",
+        tests: &["kexec"],
+        end: End::Kexec,
+        ..BASE
+    },
+    Run {
+        name: "maxcpus",
+        words: &[KVM_OFF, "maxcpus=2"],
+        tests: &["maxcpus"],
+        ..BASE
+    },
+    Run {
+        name: "reboot",
+        tests: &["reboot"],
+        end: End::Reboot,
+        ..BASE
+    },
+    Run {
+        name: "shutdown",
+        tests: &["shutdown_paths"],
+        ..BASE
+    },
+    Run {
+        name: "vhe",
+        cpu: "max",
+        cpus: 2,
+        words: &[],
+        tests: &["refuse_vhe"],
+        ..BASE
+    },
+    Run {
+        name: "kvm",
+        // On a CPU with Spectre vectors the kernel's own KVM warns when a CPU comes online (cpu_set_hyp_vector).
+        cpu: "cortex-a53",
+        cpus: 2,
+        words: &["kvm-arm.mode=nvhe"],
+        tests: &["refuse_kvm"],
+        ..BASE
+    },
+    Run {
+        name: "e2h",
+        cpu: "max",
+        cpus: 2,
+        words: &[KVM_OFF, "arm64_sw.hvhe=1"],
+        tests: &["refuse_e2h"],
+        ..BASE
+    },
+    Run {
+        name: "el1",
+        cpus: 2,
+        el2: false,
+        tests: &["refuse_el1"],
+        ..BASE
+    },
+];
+
+/// The run of `make demo`.
+pub const DEMO: Run = Run {
+    name: "demo",
+    tests: &["demo"],
+    end: End::Kexec,
+    ..BASE
+};
+
+/// The machine of `make shell`.
+pub const SHELL: Run = Run {
+    name: "shell",
+    tests: &["shell"],
+    ..BASE
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn runs_have_names_of_their_own() {
+        let names: BTreeSet<_> = RUNS.iter().map(|run| run.name).collect();
+        assert_eq!(names.len(), RUNS.len());
+    }
+
+    #[test]
+    fn run_command_line_names_its_tests() {
+        let spec = DEMO.spec();
+        assert!(spec
+            .command_line
+            .ends_with(" kvm-arm.mode=none eltwo.run=demo"));
+        assert!(!spec.reboot);
+        assert_eq!(DEMO.description(), "cortex-a72, 4 CPUs");
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A built module together with the lab: ready to be put into VMs.
+
+use std::{
+    fs,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::ExitStatus,
+    time::Instant, //
+};
+
+use anyhow::Result;
+
+use crate::{
+    cache::{
+        Cache,
+        Lock, //
+    },
+    guest::Payload,
+    ktap::Tally,
+    module::{
+        Build,
+        Cargo,
+        Products, //
+    },
+    runs::{
+        End,
+        Run, //
+    },
+    setup::Lab,
+    ui::Ui,
+    verdict::Reader,
+    vm::{
+        self,
+        Event,
+        Line,
+        Vm, //
+    }, //
+};
+
+/// What VMs are made of.
+#[derive(Debug)]
+pub struct Session<'a> {
+    lab: &'a Lab,
+    cache: &'a Cache,
+    /// The module.
+    pub products: Products,
+    /// The program that is `/init` and all tests of the VM.
+    init: PathBuf,
+}
+
+impl<'a> Session<'a> {
+    /// Takes what has been built.
+    pub fn new(lab: &'a Lab, cache: &'a Cache, products: Products, init: PathBuf) -> Self {
+        Self {
+            lab,
+            cache,
+            products,
+            init,
+        }
+    }
+
+    /// Builds the module and the programs for the VM.
+    pub fn build(
+        ui: &Ui,
+        cache: &'a Cache,
+        lock: &Lock,
+        lab: &'a Lab,
+        checkout: &Path,
+        flavour: &str,
+    ) -> Result<Self> {
+        let kernel = lab.kernel(flavour)?;
+        let products =
+            Build::in_lab(lab, checkout, kernel.prepared.path(), false).run(ui, cache, lock)?;
+        let init = Cargo {
+            lab,
+            cache,
+            checkout,
+        }
+        .guest_init(ui, lock)?;
+        Ok(Self::new(lab, cache, products, init))
+    }
+
+    /// The directory with the files of the VM called `name`, and of no other one.
+    pub fn vm_dir(&self, name: &str) -> PathBuf {
+        self.cache
+            .join("run")
+            .join(format!("{}-{name}", std::process::id()))
+    }
+
+    fn archive(&self, run: &Run) -> Result<Vec<u8>> {
+        let payload = Payload {
+            userland: &self.lab.userland,
+            module: &self.products.module,
+            init: &self.init,
+            source: &self.lab.source.path(),
+            image: &self.lab.kernel(run.flavour)?.stock.image(),
+        };
+        payload.archive(run.end == End::Kexec)
+    }
+
+    /// Runs a VM to its end or to its time limit, shows each line to `on_line`, and counts the results. The files of
+    /// the VM stay, but for its file system.
+    pub fn run(&self, run: &Run, mut on_line: impl FnMut(&Line)) -> Result<Tally> {
+        let image = self.lab.kernel(run.flavour)?.stock.image();
+        let sandbox = self.lab.root.sandbox();
+        let dir = self.vm_dir(run.name);
+        let mut vm = Vm::start(&sandbox, &run.spec(), &image, &self.archive(run)?, &dir)?;
+        let mut reader = Reader::new(run);
+        let deadline = Instant::now() + run.timeout;
+        let cut = loop {
+            match vm.next(deadline)? {
+                Event::Line(line) => {
+                    on_line(&line);
+                    reader.read(&line);
+                }
+                Event::Exit(status) if status.success() => break None,
+                Event::Exit(status) => break Some(format!("QEMU failed ({status})")),
+                Event::Deadline => break Some(format!("no end after {} s", run.timeout.as_secs())),
+            }
+            if reader.is_over() {
+                break None;
+            }
+        };
+        drop(vm);
+        fs::remove_file(dir.join(vm::INITRD))?;
+        Ok(reader.finish(cut))
+    }
+
+    /// Runs a VM whose console is the user's terminal.
+    pub fn interactive(&self, run: &Run, debug: bool) -> Result<ExitStatus> {
+        let image = self.lab.kernel(run.flavour)?.stock.image();
+        let spec = vm::Spec {
+            debug,
+            ..run.spec()
+        };
+        let dir = self.vm_dir(run.name);
+        vm::interactive(
+            &self.lab.root.sandbox(),
+            &spec,
+            &image,
+            &self.archive(run)?,
+            &dir,
+        )
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The whole set-up: host tools, lab root, kernels, programs for the VM. What is already there is not made again.
+
+use std::{
+    collections::BTreeMap,
+    thread, //
+};
+
+use anyhow::{
+    anyhow,
+    Context as _,
+    Result, //
+};
+
+use crate::{
+    apt::Apt,
+    cache::{
+        Cache,
+        Lock, //
+    },
+    guest::Userland,
+    host::{
+        self,
+        Arch, //
+    },
+    kernel::{
+        Prepared,
+        Source,
+        Stock, //
+    },
+    root::Root,
+    ui::Ui, //
+};
+
+/// One flavour of the kernel, ready to be built against and to be booted.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The stock packages.
+    pub stock: Stock,
+    /// The tree to build modules against.
+    pub prepared: Prepared,
+}
+
+/// All that the other commands work with.
+#[derive(Debug)]
+pub struct Lab {
+    /// The architecture of the host.
+    pub arch: Arch,
+    /// The lab root.
+    pub root: Root,
+    /// The kernel's source.
+    pub source: Source,
+    /// Programs for the VM.
+    pub userland: Userland,
+    kernels: BTreeMap<String, Kernel>,
+}
+
+impl Lab {
+    /// Makes what is missing of the lab for kernels of `version` in each of `flavours`.
+    ///
+    /// The lab root and the kernel packages need only the network in common: they are made at the same time.
+    pub fn ensure(
+        ui: &Ui,
+        cache: &Cache,
+        lock: &Lock,
+        version: &str,
+        flavours: &[&str],
+    ) -> Result<Self> {
+        let arch = Arch::of_host()?;
+        host::ensure_tools(ui, cache)?;
+        host::ensure_namespaces()?;
+        let (root, packages) = thread::scope(|scope| {
+            let root = scope.spawn(|| Root::ensure(ui, cache, lock, arch).context("lab root"));
+            let packages = fetch(ui, cache, lock, version, flavours);
+            let root = root
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("the thread that made the lab root panicked")));
+            (root, packages)
+        });
+        let (root, (source, userland, stocks)) = (root?, packages?);
+        let mut kernels = BTreeMap::new();
+        for (flavour, stock) in stocks {
+            let prepared = Prepared::ensure(ui, cache, lock, (arch, &root), &source, &stock)
+                .with_context(|| format!("kernel tree of {}", stock.release()))?;
+            kernels.insert(flavour, Kernel { stock, prepared });
+        }
+        Ok(Self {
+            arch,
+            root,
+            source,
+            userland,
+            kernels,
+        })
+    }
+
+    /// The kernel of one of the flavours that the lab was set up for.
+    pub fn kernel(&self, flavour: &str) -> Result<&Kernel> {
+        self.kernels
+            .get(flavour)
+            .with_context(|| format!("the lab was not set up for flavour {flavour}"))
+    }
+}
+
+type Packages = (Source, Userland, Vec<(String, Stock)>);
+
+/// Fetches everything that comes from arm64 packages.
+fn fetch(
+    ui: &Ui,
+    cache: &Cache,
+    lock: &Lock,
+    version: &str,
+    flavours: &[&str],
+) -> Result<Packages> {
+    let apt = Apt::new(cache)?;
+    let source = Source::ensure(ui, cache, lock, &apt, version).context("kernel source")?;
+    let stocks = flavours
+        .iter()
+        .map(|flavour| {
+            let stock = Stock::ensure(ui, cache, lock, &apt, &source, flavour);
+            Ok((
+                (*flavour).to_owned(),
+                stock.with_context(|| format!("stock kernel {flavour}"))?,
+            ))
+        })
+        .collect::<Result<_>>()?;
+    let userland = Userland::ensure(ui, cache, lock, &apt).context("programs for the VM")?;
+    Ok((source, userland, stocks))
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a VM run says: counts its results and decides whether it went as planned.
+
+use crate::{
+    ktap::{
+        Document,
+        Tally, //
+    },
+    runs::{
+        End,
+        Run, //
+    },
+    vm::Line, //
+};
+
+/// What the first process of the VM prints when it starts.
+const BOOT_BANNER: &str = "# eltwo-init: kernel ";
+
+/// What it prints before it ends the machine.
+const END_BANNER: &str = "# eltwo-init: end: ";
+
+/// Kernel messages after which a run has failed, whatever its tests say.
+const KERNEL_TROUBLE: [&str; 9] = [
+    "Kernel panic",
+    "Internal error",
+    "Unable to handle",
+    "BUG:",
+    "WARNING:",
+    "Call trace:",
+    "rcu: INFO:",
+    "possible circular locking",
+    "soft lockup",
+];
+
+/// Reads the output of a run.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    run: &'a Run,
+    document: Option<Document>,
+    tally: Tally,
+    finished: Vec<String>,
+    boots: usize,
+    end: Option<String>,
+    trouble: Option<String>,
+    panicked: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader for `run`, which has not started yet.
+    pub fn new(run: &'a Run) -> Self {
+        Self {
+            run,
+            document: None,
+            tally: Tally::default(),
+            finished: Vec::new(),
+            boots: 0,
+            end: None,
+            trouble: None,
+            panicked: false,
+        }
+    }
+
+    /// Reads a line.
+    pub fn read(&mut self, line: &Line) {
+        let text = line.text();
+        if matches!(line, Line::Console(_)) {
+            if self.trouble.is_none() && KERNEL_TROUBLE.iter().any(|trouble| text.contains(trouble))
+            {
+                self.trouble = Some(text.trim().to_owned());
+            }
+            self.panicked |= text.contains("Kernel panic");
+        }
+        if text.starts_with(BOOT_BANNER) {
+            self.boots += 1;
+            self.end = None;
+        } else if let Some(end) = text.strip_prefix(END_BANNER) {
+            self.end = Some(end.trim().to_owned());
+        } else if Document::starts_with(text) {
+            self.close_document();
+            self.document = Some(Document::default());
+        } else if let Some(document) = &mut self.document {
+            document.read(text);
+        }
+    }
+
+    /// Whether there is nothing to wait for any more: a machine that was reset has come back, or it is dead.
+    pub fn is_over(&self) -> bool {
+        self.panicked || (self.run.end == End::Reboot && self.boots >= 2)
+    }
+
+    /// The test that has started and not ended.
+    fn running(&self) -> &'static str {
+        let finished = self
+            .document
+            .as_ref()
+            .map_or(0, |document| document.finished().len());
+        match (self.boots, self.run.tests.get(finished)) {
+            (0, _) => "boot",
+            (1, Some(test)) => test,
+            (1, None) => "end",
+            _ => "second boot",
+        }
+    }
+
+    fn close_document(&mut self) {
+        let running = self.running();
+        if let Some(document) = self.document.take() {
+            self.finished.extend_from_slice(document.finished());
+            self.tally.add(document.into_tally(running));
+        }
+    }
+
+    /// The counts of the run, with a failure for whatever did not go as planned. `cut` says why the lab ended the
+    /// machine, if it did.
+    pub fn finish(mut self, cut: Option<String>) -> Tally {
+        let running = self.running();
+        let incomplete = self
+            .document
+            .as_ref()
+            .is_none_or(|document| !document.is_complete());
+        self.close_document();
+        let problem = cut
+            .or(self
+                .trouble
+                .take()
+                .map(|line| format!("the kernel says: {line}")))
+            .or_else(|| self.wrong_end(incomplete));
+        if let Some(problem) = problem {
+            self.tally.failed.push(format!("{running}: {problem}"));
+        }
+        for test in self.missing() {
+            self.tally.failed.push(format!("{test}: gave no result"));
+        }
+        self.tally.prefixed(self.run.name)
+    }
+
+    /// What is wrong with the way the run ended.
+    fn wrong_end(&self, incomplete: bool) -> Option<String> {
+        let (boots, word) = match self.run.end {
+            End::PowerOff => (1, Some("poweroff")),
+            // The machine is ended when it has come back, with its tests about to start again.
+            End::Reboot => (2, None),
+            End::Kexec => (2, Some("poweroff")),
+        };
+        if self.boots != boots {
+            return Some(format!(
+                "user space started {} times, not {boots}",
+                self.boots
+            ));
+        }
+        if self.end.as_deref() != word {
+            return Some(format!(
+                "the VM ended without its last word {}",
+                word.unwrap_or_default()
+            ));
+        }
+        (incomplete && self.run.end != End::Reboot)
+            .then(|| "not all tests gave a result".to_owned())
+    }
+
+    /// Tests of the run that gave no result; the last one need not, if it starts another kernel.
+    fn missing(&self) -> Vec<&'static str> {
+        let expected = match self.run.end {
+            End::PowerOff => self.run.tests,
+            End::Reboot | End::Kexec => self
+                .run
+                .tests
+                .split_last()
+                .map_or(&[][..], |(_, others)| others),
+        };
+        let is_missing = |test: &&&str| !self.finished.iter().any(|finished| finished == **test);
+        expected.iter().filter(is_missing).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::RUNS;
+
+    fn run(tests: &'static [&'static str], end: End) -> Run {
+        Run {
+            name: "vm",
+            tests,
+            end,
+            ..RUNS[0].clone()
+        }
+    }
+
+    fn judge(run: &Run, results: &str, console: &str, cut: Option<&str>) -> Tally {
+        let mut reader = Reader::new(run);
+        results
+            .lines()
+            .for_each(|line| reader.read(&Line::Result(line.to_owned())));
+        console
+            .lines()
+            .for_each(|line| reader.read(&Line::Console(line.to_owned())));
+        reader.finish(cut.map(str::to_owned))
+    }
+
+    const GOOD: &str = "# eltwo-init: kernel x\nKTAP version 1\n1..2\nok 1 a\nok 2 b\n# eltwo-init: end: poweroff\n";
+
+    #[test]
+    fn good_run_passes() {
+        let tally = judge(&run(&["a", "b"], End::PowerOff), GOOD, "[ 1.0] fine", None);
+        assert_eq!((tally.passed, tally.failed.len()), (2, 0));
+    }
+
+    #[test]
+    fn kernel_trouble_fails_a_run_whose_tests_pass() {
+        let tally = judge(
+            &run(&["a", "b"], End::PowerOff),
+            GOOD,
+            "[ 1.0] WARNING: CPU: 1",
+            None,
+        );
+        assert_eq!(
+            tally.failed,
+            ["vm/end: the kernel says: [ 1.0] WARNING: CPU: 1"]
+        );
+    }
+
+    #[test]
+    fn time_out_names_the_running_test_and_those_without_result() {
+        let results =
+            "# eltwo-init: kernel x\nKTAP version 1\n1..3\nok 1 a\n  1..2\n  ok 1 inner\n";
+        let tally = judge(
+            &run(&["a", "b", "c"], End::PowerOff),
+            results,
+            "",
+            Some("no end after 9 s"),
+        );
+        assert_eq!(tally.passed, 2);
+        assert_eq!(
+            tally.failed,
+            [
+                "vm/b: no end after 9 s",
+                "vm/b: gave no result",
+                "vm/c: gave no result"
+            ]
+        );
+    }
+
+    #[test]
+    fn silent_machine_fails() {
+        let tally = judge(&run(&["a"], End::PowerOff), "", "", None);
+        assert_eq!(
+            tally.failed[0],
+            "vm/boot: user space started 0 times, not 1"
+        );
+    }
+
+    #[test]
+    fn kexec_needs_the_second_kernel() {
+        let first = "# eltwo-init: kernel x\nKTAP version 1\n1..1\n  1..2\n  ok 1 load\n# eltwo-init: end: kexec\n";
+        let second = "# eltwo-init: kernel x\nKTAP version 1\n1..1\nok 1 second\n# eltwo-init: end: poweroff\n";
+        let kexec = run(&["kexec"], End::Kexec);
+        let tally = judge(&kexec, &format!("{first}{second}"), "", None);
+        assert_eq!((tally.passed, tally.failed), (2, Vec::new()));
+        assert!(!judge(&kexec, first, "", None).failed.is_empty());
+    }
+
+    #[test]
+    fn reboot_is_over_when_the_machine_is_back() {
+        let reboot = run(&["reboot"], End::Reboot);
+        let boot = "# eltwo-init: kernel x";
+        let mut reader = Reader::new(&reboot);
+        let lines = [
+            boot,
+            "KTAP version 1",
+            "1..1",
+            "ok 1 reboot",
+            "# eltwo-init: end: reboot",
+        ];
+        lines
+            .iter()
+            .for_each(|line| reader.read(&Line::Result((*line).to_owned())));
+        assert!(!reader.is_over());
+        reader.read(&Line::Result(boot.to_owned()));
+        assert!(reader.is_over());
+        let tally = reader.finish(None);
+        assert_eq!((tally.passed, tally.failed), (1, Vec::new()));
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A virtual machine: QEMU's `virt` board with an emulated CPU that has EL2.
+//!
+//! The machine has two serial ports. The kernel's console is the first one; test results come through the second, so
+//! that no kernel message can cut a result line in two. QEMU writes both to files, which are followed here: what was
+//! said stays, however the machine ends.
+
+use std::{
+    collections::VecDeque,
+    fs::{
+        self,
+        File, //
+    },
+    io::Read as _,
+    path::{
+        Path,
+        PathBuf, //
+    },
+    process::{
+        Child,
+        Command,
+        ExitStatus,
+        Stdio, //
+    },
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    }, //
+};
+
+use anyhow::{
+    Context as _,
+    Result, //
+};
+
+use crate::sandbox::Sandbox;
+
+/// How often the output of the machine is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Name of the file with the file system of a machine, in its directory.
+pub const INITRD: &str = "initrd";
+
+/// A machine to be built.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// QEMU's name of the CPU model.
+    pub cpu: String,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Whether the machine has EL2.
+    pub el2: bool,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Whether a reset starts the machine again; otherwise it ends it.
+    pub reboot: bool,
+    /// Whether a debugger can look in from outside: QEMU listens at the sockets `gdb.sock` and `qmp.sock` of the
+    /// machine's directory.
+    pub debug: bool,
+}
+
+impl Spec {
+    /// QEMU's arguments for what the guest sees.
+    fn machine(&self, command: &mut Command, kernel: &Path, initrd: &Path) {
+        let el2 = if self.el2 { "on" } else { "off" };
+        command
+            .arg("-M")
+            .arg(format!("virt,virtualization={el2},gic-version=3"));
+        command.args(["-accel", "tcg,thread=multi"]);
+        command.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()]);
+        command.arg("-m").arg(format!("{}M", self.memory_mib));
+        command.args(["-nic", "none", "-nodefaults", "-display", "none"]);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initrd);
+        command.args(["-append", &self.command_line]);
+        if !self.reboot {
+            command.arg("-no-reboot");
+        }
+    }
+}
+
+/// A line that the machine printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// On the kernel's console.
+    Console(String),
+    /// On the port for results.
+    Result(String),
+}
+
+impl Line {
+    /// The text of the line.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Console(text) | Self::Result(text) => text,
+        }
+    }
+}
+
+/// What a machine does next.
+#[derive(Debug)]
+pub enum Event {
+    /// It printed a line.
+    Line(Line),
+    /// It ended, and all that it printed has been reported.
+    Exit(ExitStatus),
+    /// Nothing happened before the deadline.
+    Deadline,
+}
+
+/// A running machine. Dropping it ends it.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+    console: Follower,
+    results: Follower,
+    pending: VecDeque<Line>,
+}
+
+impl Vm {
+    /// Starts a machine whose files (initramfs, logs, sockets) are in `dir`.
+    pub fn start(
+        sandbox: &Sandbox,
+        spec: &Spec,
+        kernel: &Path,
+        initrd: &[u8],
+        dir: &Path,
+    ) -> Result<Self> {
+        let files = Files::make(dir, initrd)?;
+        let mut command = files.command(sandbox, kernel);
+        spec.machine(&mut command, kernel, &files.initrd);
+        for (id, path) in [("console", &files.console), ("results", &files.results)] {
+            command
+                .arg("-chardev")
+                .arg(format!("file,id={id},path={}", escape(path)));
+            command.arg("-serial").arg(format!("chardev:{id}"));
+        }
+        files.add_debug(spec, &mut command);
+        let log = File::create(dir.join("qemu.log"))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command.spawn().context("cannot start QEMU")?;
+        Ok(Self {
+            child,
+            console: Follower::new(&files.console)?,
+            results: Follower::new(&files.results)?,
+            pending: VecDeque::new(),
+        })
+    }
+
+    /// Waits for the next thing that the machine does.
+    pub fn next(&mut self, deadline: Instant) -> Result<Event> {
+        loop {
+            // The status is asked for first: what was printed before the end is then surely read.
+            let status = self.child.try_wait()?;
+            self.console.read(&mut self.pending, Line::Console)?;
+            self.results.read(&mut self.pending, Line::Result)?;
+            if let Some(line) = self.pending.pop_front() {
+                return Ok(Event::Line(line));
+            }
+            if let Some(status) = status {
+                return Ok(Event::Exit(status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Event::Deadline);
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a machine whose console is the user's terminal, until it ends.
+pub fn interactive(
+    sandbox: &Sandbox,
+    spec: &Spec,
+    kernel: &Path,
+    initrd: &[u8],
+    dir: &Path,
+) -> Result<ExitStatus> {
+    let files = Files::make(dir, initrd)?;
+    let mut command = files.command(sandbox, kernel);
+    spec.machine(&mut command, kernel, &files.initrd);
+    command.args([
+        "-chardev",
+        "stdio,id=console,mux=on,signal=off",
+        "-serial",
+        "chardev:console",
+    ]);
+    command.args(["-mon", "chardev=console,mode=readline", "-serial", "null"]);
+    files.add_debug(spec, &mut command);
+    command.status().context("cannot start QEMU")
+}
+
+/// The files of a machine.
+struct Files {
+    dir: PathBuf,
+    initrd: PathBuf,
+    console: PathBuf,
+    results: PathBuf,
+}
+
+impl Files {
+    fn make(dir: &Path, initrd: &[u8]) -> Result<Self> {
+        crate::cache::remove_tree(dir)?;
+        fs::create_dir_all(dir)?;
+        let files = Self {
+            dir: dir.to_owned(),
+            initrd: dir.join(INITRD),
+            console: dir.join("console.log"),
+            results: dir.join("results.log"),
+        };
+        fs::write(&files.initrd, initrd)?;
+        File::create(&files.console)?;
+        File::create(&files.results)?;
+        Ok(files)
+    }
+
+    fn command(&self, sandbox: &Sandbox, kernel: &Path) -> Command {
+        let sandbox = sandbox.clone().with_output(&self.dir).with_input(kernel);
+        sandbox.command(&self.dir, "qemu-system-aarch64")
+    }
+
+    fn add_debug(&self, spec: &Spec, command: &mut Command) {
+        if !spec.debug {
+            return;
+        }
+        for protocol in ["gdb", "qmp"] {
+            let socket = escape(&self.dir.join(format!("{protocol}.sock")));
+            command
+                .arg(format!("-{protocol}"))
+                .arg(format!("unix:{socket},server=on,wait=off"));
+        }
+    }
+}
+
+/// A path as a part of a list of options of QEMU, where a comma is written twice.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// Follows a file that somebody else writes to, line by line.
+#[derive(Debug)]
+struct Follower {
+    file: File,
+    partial: Vec<u8>,
+}
+
+impl Follower {
+    fn new(path: &Path) -> Result<Self> {
+        Ok(Self {
+            file: File::open(path)?,
+            partial: Vec::new(),
+        })
+    }
+
+    /// Appends the lines that have been completed since the last time.
+    fn read(&mut self, lines: &mut VecDeque<Line>, kind: impl Fn(String) -> Line) -> Result<()> {
+        self.file.read_to_end(&mut self.partial)?;
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&line);
+            lines.push_back(kind(text.trim_end_matches(['\r', '\n']).to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn follower_reports_whole_lines_only() {
+        let path = std::env::temp_dir().join(format!("eltwo-lab-follow-{}", std::process::id()));
+        let mut writer = File::create(&path).unwrap();
+        let mut follower = Follower::new(&path).unwrap();
+        let mut lines = VecDeque::new();
+        for (written, seen) in [("ok 1", 0), (" one\r\nok 2 ", 1), ("two\n\n", 3)] {
+            writer.write_all(written.as_bytes()).unwrap();
+            follower.read(&mut lines, Line::Result).unwrap();
+            assert_eq!(lines.len(), seen);
+        }
+        assert_eq!(lines[0].text(), "ok 1 one");
+        assert_eq!(lines[1], Line::Result("ok 2 two".to_owned()));
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn commas_in_paths_are_escaped() {
+        assert_eq!(escape(Path::new("/a,b/c")), "/a,,b/c");
+    }
+}
