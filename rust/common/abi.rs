@@ -47,9 +47,10 @@ pub enum Call {
     Map = CALL_BASE + 3,
     /// Unmaps x1 = hyp VA, x2 = bytes.
     Unmap = CALL_BASE + 4,
-    /// Shares the page at x1 = PA, counted. Returns x1 = hyp VA, x2 = count after the call.
+    /// Shares the page at x1 = PA, counted. Returns x1 = hyp VA, x2 = count after the call: the shares of this page, or,
+    /// where RAM is mapped linearly, those of all pages together.
     Share = CALL_BASE + 5,
-    /// Undoes one share of the page at x1 = PA. Returns x2 = count after the call.
+    /// Undoes one share of the page at x1 = PA. Returns x2 = count after the call, as [`Call::Share`] does.
     Unshare = CALL_BASE + 6,
     /// Reads the 64-bit word at x1 = hyp VA of a page that is mapped or shared. Returns x1 = value.
     Read = CALL_BASE + 7,
@@ -59,15 +60,17 @@ pub enum Call {
     Reset = CALL_BASE + 9,
     /// Returns x1 = value of register number x1 of [`crate::common::regs`].
     ReadReg = CALL_BASE + 10,
-    /// Returns x1 = pages in the pool, x2 = free pages, x3 = pages that hold tables.
+    /// Returns x1 = pages in the pool, x2 = free pages, x3 = pages that hold tables, x4 = TLBIs issued so far.
     PoolInfo = CALL_BASE + 11,
     /// Takes an exception at EL2 on purpose, x1 = [`Provoke`] (containment test).
     Provoke = CALL_BASE + 12,
+    /// As [`Call::Read`], for the first word of each of x2 pages from x1 = hyp VA on. Returns x1 = the sum of these words.
+    Walk = CALL_BASE + 13,
 }
 
 impl Call {
     /// Every call with its name as `debugfs/eltwo/hypercall` takes it.
-    pub const ALL: [(Call, &'static str); 13] = [
+    pub const ALL: [(Call, &'static str); 14] = [
         (Call::Version, "version"),
         (Call::Ping, "ping"),
         (Call::CpuInfo, "cpu_info"),
@@ -81,6 +84,7 @@ impl Call {
         (Call::ReadReg, "read_reg"),
         (Call::PoolInfo, "pool_info"),
         (Call::Provoke, "provoke"),
+        (Call::Walk, "walk"),
     ];
 
     /// The call with number `x0`, if there is one.

@@ -11,7 +11,9 @@
 
 pub mod abi;
 pub mod addr;
+pub mod demand;
 pub mod layout;
+pub mod pgds;
 pub mod pgtable;
 pub mod pool;
 pub mod pool_tables;

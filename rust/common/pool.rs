@@ -17,6 +17,7 @@ use core::sync::atomic::{
 
 use super::addr::{
     AddrRange,
+    Address,
     Granule,
     PhysAddr, //
 };
@@ -52,6 +53,15 @@ impl Use {
         Use::Context,
         Use::Table,
     ];
+
+    /// Whether EL2 may have a page in this use in its linear window, writable.
+    ///
+    /// Not the image, as text would be writable through a second mapping; not a stack, as the guards of the others would
+    /// be no guards; not a context, which has a place of its own. A free page may become a table, and tables are written
+    /// there.
+    pub const fn in_linear_window(self) -> bool {
+        matches!(self, Use::Free | Use::Meta | Use::Table)
+    }
 
     fn from_number(number: u32) -> Option<Use> {
         Self::ALL.into_iter().find(|kind| *kind as u32 == number)
@@ -209,13 +219,7 @@ impl Pool {
 
     /// Whether any byte of `range` is in the pool.
     pub fn overlaps(&self, range: AddrRange<PhysAddr>) -> bool {
-        let shift = self.granule_shift.load(Relaxed);
-        self.chunks().any(|(base, pages)| {
-            let bytes = u64::from(pages).wrapping_shl(shift);
-            PhysAddr::new(base)
-                .and_then(|base| AddrRange::new(base, bytes))
-                .is_some_and(|chunk| chunk.overlaps(&range))
-        })
+        self.chunk_ranges().any(|chunk| chunk.overlaps(&range))
     }
 
     /// Page number `number` and what it is used for; `None` behind the last one.
@@ -224,7 +228,68 @@ impl Pool {
         Some((kind, self.address_of(number)?))
     }
 
-    /// Pages in `kind` of use.
+    /// The parts of `range` that may be in the linear window, in ascending order: all but the pages of this pool whose use
+    /// forbids it.
+    ///
+    /// `range` is whole pages. No page is taken or given back for such a use while the iterator lives.
+    pub fn window_parts<'a>(
+        &'a self,
+        meta: &'a [PageMeta],
+        range: AddrRange<PhysAddr>,
+    ) -> impl Iterator<Item = AddrRange<PhysAddr>> + 'a {
+        let mut rest = Some(range);
+        core::iter::from_fn(move || loop {
+            let left = rest?;
+            let Some(gap) = self.first_gap(meta, left) else {
+                rest = None;
+                return Some(left);
+            };
+            rest = gap.end().and_then(|next| left.from(next));
+            let last = gap.first().checked_sub(1);
+            if let Some(part) = last.and_then(|last| AddrRange::from_bounds(left.first(), last)) {
+                return Some(part);
+            }
+        })
+    }
+
+    /// The first page of `range`, with those next to it in its chunk, that must not be in the linear window.
+    fn first_gap(
+        &self,
+        meta: &[PageMeta],
+        range: AddrRange<PhysAddr>,
+    ) -> Option<AddrRange<PhysAddr>> {
+        let page_bytes = 1u64.wrapping_shl(self.granule_shift.load(Relaxed));
+        let private = |number: u32| {
+            self.page(meta, number)
+                .filter(|(kind, _)| !kind.in_linear_window())
+                .and_then(|(_, address)| AddrRange::new(address, page_bytes))
+        };
+        let (number, mut gap) = (0..self.pages())
+            .filter_map(|number| Some((number, private(number)?)))
+            .filter(|(_, page)| page.overlaps(&range))
+            .min_by_key(|(_, page)| page.first())?;
+        for next in (number..self.pages()).skip(1) {
+            match private(next).filter(|page| gap.end() == Some(page.first())) {
+                Some(page) => gap = AddrRange::from_bounds(gap.first(), page.last())?,
+                None => break,
+            }
+        }
+        Some(gap)
+    }
+
+    /// The pages in `kind` of use.
+    pub fn pages_of<'a>(
+        &'a self,
+        meta: &'a [PageMeta],
+        kind: Use,
+    ) -> impl Iterator<Item = PhysAddr> + 'a {
+        (0..self.pages())
+            .filter_map(|number| self.page(meta, number))
+            .filter(move |(found, _)| *found == kind)
+            .map(|(_, address)| address)
+    }
+
+    /// Number of pages in `kind` of use.
     pub fn pages_in(&self, kind: Use) -> u32 {
         self.counts
             .get(kind as usize)
@@ -236,13 +301,14 @@ impl Pool {
         self.page_count.load(Relaxed)
     }
 
-    /// Chunks as (base, pages).
-    pub fn chunks(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+    /// The chunks.
+    pub fn chunk_ranges(&self) -> impl Iterator<Item = AddrRange<PhysAddr>> + '_ {
+        let shift = self.granule_shift.load(Relaxed);
         let count = self.chunk_count.load(Relaxed) as usize;
-        self.chunks
-            .iter()
-            .take(count)
-            .map(|chunk| (chunk.base.load(Relaxed), chunk.pages.load(Relaxed)))
+        self.chunks.iter().take(count).filter_map(move |chunk| {
+            let bytes = u64::from(chunk.pages.load(Relaxed)).wrapping_shl(shift);
+            AddrRange::new(PhysAddr::new(chunk.base.load(Relaxed))?, bytes)
+        })
     }
 
     fn push_free(&self, meta: &[PageMeta], page: u32) {
@@ -390,6 +456,45 @@ mod tests {
             Err(PoolError::NotOurs)
         );
         assert_eq!(pool.entries(&meta, table), Ok(1));
+    }
+
+    /// Bounds of the parts of a range, in pages from `BASE`.
+    fn parts(pool: &Pool, meta: &[PageMeta], first: u64, pages: u64) -> Vec<(u64, u64)> {
+        let range = AddrRange::new(pa(BASE + first * 0x1000), pages * 0x1000).unwrap();
+        pool.window_parts(meta, range)
+            .map(|part| {
+                let first = part.first().raw() - BASE;
+                (first / 0x1000, part.size_bytes() / 0x1000)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn pool_window_parts_leave_out_what_must_have_no_second_mapping() {
+        let (pool, meta) = pool(8, 0);
+        assert_eq!(parts(&pool, &meta, 0, 16), [(0, 16)]);
+        for kind in [Use::Meta, Use::Image, Use::Image, Use::Table, Use::Stack] {
+            pool.take(&meta, kind).unwrap();
+        }
+        assert_eq!(parts(&pool, &meta, 0, 16), [(0, 1), (3, 1), (5, 11)]);
+        // A gap at the start, at the end, and all over the range.
+        assert_eq!(parts(&pool, &meta, 1, 3), [(3, 1)]);
+        assert_eq!(parts(&pool, &meta, 2, 3), [(3, 1)]);
+        assert_eq!(parts(&pool, &meta, 1, 2), []);
+        assert_eq!(parts(&pool, &meta, 8, 4), [(8, 4)]);
+    }
+
+    #[test]
+    fn pool_window_parts_of_chunks_in_descending_order() {
+        let meta: Vec<PageMeta> = (0..4).map(|_| PageMeta::default()).collect();
+        let pool = Pool::default();
+        pool.start(Granule::K4);
+        pool.add_chunk(&meta, pa(BASE + 0x8000), 2).unwrap();
+        pool.take(&meta, Use::Context).unwrap();
+        pool.add_chunk(&meta, pa(BASE + 0x2000), 2).unwrap();
+        pool.take(&meta, Use::Image).unwrap();
+        pool.take(&meta, Use::Image).unwrap();
+        assert_eq!(parts(&pool, &meta, 0, 12), [(0, 2), (4, 4), (9, 3)]);
     }
 
     #[test]

@@ -29,6 +29,39 @@ use super::{
 /// Most pieces of RAM that EL2 can know.
 pub const MAX_RAM_RANGES: usize = 64;
 
+/// How the host's RAM gets into EL2's linear window. Chosen at load, by `map=`.
+///
+/// The question is as old as the first patches that unmapped anything from EL2 ("could we just map the linearly mapped region
+/// in Hyp mode from the beginning and be done with all this?"). Both answers are here, as each is right for somebody;
+/// `make bench` has the figures:
+///
+/// - On demand, EL2 reaches what it was given and nothing else, speculation included: a stray pointer faults. The price is
+///   one TLB invalidation, broadcast to all CPUs, when the last share of a page goes, and up to one more for each table
+///   that becomes empty with it; and a table page for every 2 MiB (4K granule) in which something is shared.
+/// - Linear, sharing costs no maintenance at all, and EL2's TLB reach is that of 1 GiB and 2 MiB blocks. The price is that
+///   every bug of EL2 can write to every page of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapMode {
+    /// Page by page, when it is shared or mapped.
+    OnDemand = 0,
+    /// All of it at load, with the largest blocks that fit, and for as long as EL2 is ours.
+    Linear = 1,
+}
+
+impl MapMode {
+    /// Both, in the order of their numbers.
+    pub const ALL: [MapMode; 2] = [MapMode::OnDemand, MapMode::Linear];
+
+    /// As the user spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MapMode::OnDemand => "ondemand",
+            MapMode::Linear => "linear",
+        }
+    }
+}
+
 /// One piece of RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -37,6 +70,13 @@ pub struct RamRange {
     pub first: u64,
     /// Physical address of the last byte.
     pub last: u64,
+}
+
+impl RamRange {
+    /// As a range; `None` if it is none.
+    pub fn range(self) -> Option<AddrRange<PhysAddr>> {
+        AddrRange::from_bounds(PhysAddr::new(self.first)?, PhysAddr::new(self.last)?)
+    }
 }
 
 /// What the host tells EL2 once and for all.
@@ -51,12 +91,21 @@ pub struct Facts {
     pub wide: bool,
     /// What the CPUs need or offer for TLB maintenance.
     pub tlb: TlbFeatures,
+    /// How RAM gets into the linear window.
+    pub map: MapMode,
     /// The address space.
     pub layout: Layout,
     /// RAM that may be shared, in ascending order.
     pub ram: [RamRange; MAX_RAM_RANGES],
-    /// Ranges in `ram`.
+    /// Ranges in `ram`. See [`Self::ram_ranges`].
     pub ram_count: u32,
+}
+
+impl Facts {
+    /// RAM that may be shared, in ascending order.
+    pub fn ram_ranges(&self) -> &[RamRange] {
+        self.ram.get(..self.ram_count as usize).unwrap_or(&[])
+    }
 }
 
 /// See the module.
@@ -67,6 +116,10 @@ pub struct Shared {
     pub lock: TicketLock,
     /// Physical address of the root table of the runtime PGD. Filled by the host before the first CPU comes in.
     pub runtime_pgd: AtomicU64,
+    /// Shares that have not been undone, of all pages together. Counted by EL2.
+    pub shares: AtomicU64,
+    /// TLB invalidations, repetitions included. Counted by EL2.
+    pub tlbis: AtomicU64,
     /// Entries of the page metadata.
     meta_count: u32,
     /// Constant.
@@ -92,6 +145,8 @@ impl Shared {
         Self {
             lock: TicketLock::new(),
             runtime_pgd: AtomicU64::new(0),
+            shares: AtomicU64::new(0),
+            tlbis: AtomicU64::new(0),
             meta_count,
             facts,
             pool: Pool::default(),
@@ -113,9 +168,8 @@ impl Shared {
     /// Whether all of `range` is RAM in one piece.
     pub fn is_ram(&self, range: AddrRange<PhysAddr>) -> bool {
         self.facts
-            .ram
+            .ram_ranges()
             .iter()
-            .take(self.facts.ram_count as usize)
             .any(|piece| piece.first <= range.first().raw() && range.last().raw() <= piece.last)
     }
 }

@@ -12,9 +12,12 @@
 //! | `provoke` | write: the name of an exception to take at EL2 on the writer's CPU; read: the names |
 //! | `log` | the exceptions that were taken at EL2 |
 
-use core::ptr::{
-    null_mut,
-    NonNull, //
+use core::{
+    ptr::{
+        null_mut,
+        NonNull, //
+    },
+    sync::atomic::Ordering::Relaxed,
 };
 
 use kernel::{
@@ -24,8 +27,7 @@ use kernel::{
         c_int,
         c_void, //
     },
-    fmt,
-    new_mutex,
+    fmt, new_mutex,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -46,11 +48,11 @@ use super::{
     service::Service, //
 };
 use crate::{
-    bindings,
     arch::el1::{
         HvcRegs,
         IrqsMasked, //
     },
+    bindings,
     common::{
         abi::{
             Call,
@@ -325,7 +327,15 @@ fn show_pool(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pages_{name}: {}", pool.pages_in(kind))?;
     }
     writeln!(f, "image_bytes: {}", service.image.bytes())?;
-    writeln!(f, "va_bits: {}", service.tables.layout().va_bits())
+    let shared = service.pool.shared();
+    let tables = &service.tables;
+    writeln!(f, "shares: {}", shared.shares.load(Relaxed))?;
+    writeln!(f, "tlbis: {}", shared.tlbis.load(Relaxed))?;
+    writeln!(f, "va_bits: {}", tables.layout().va_bits())?;
+    writeln!(f, "levels: {}", tables.levels())?;
+    writeln!(f, "pa_bits: {}", service.machine.pa_bits)?;
+    writeln!(f, "lpa2: {}", u32::from(service.machine.lpa2))?;
+    writeln!(f, "map_linear: {}", shared.facts.map as u32)
 }
 
 fn show_tables(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -363,7 +373,9 @@ fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
 }
 
 fn show_provoke(_: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    Provoke::ALL.iter().try_for_each(|(_, name)| writeln!(f, "{name}"))
+    Provoke::ALL
+        .iter()
+        .try_for_each(|(_, name)| writeln!(f, "{name}"))
 }
 
 fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {

@@ -10,7 +10,7 @@ use kernel::prelude::*;
 
 use crate::module_parameters;
 
-/// The steps of loading, in order.
+/// The steps of loading. Their numbers are what users know them by, and roughly their order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Step {

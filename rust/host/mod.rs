@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod inject;
 pub(crate) mod linear;
 pub(crate) mod log;
+pub(crate) mod map_param;
 pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod ram;

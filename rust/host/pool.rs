@@ -21,6 +21,7 @@ use crate::{
             Granule,
             PhysAddr, //
         },
+        demand::Demand,
         pool::{
             PageMeta,
             PoolError,
@@ -28,8 +29,8 @@ use crate::{
             MAX_CHUNKS, //
         },
         shared::{
-            self,
             Facts,
+            MapMode,
             Shared, //
         },
     },
@@ -59,30 +60,10 @@ impl Drop for Chunk {
     }
 }
 
-/// How many pages a pool needs at least, and what for.
-#[derive(Clone, Copy)]
-pub(crate) struct Demand {
-    /// The EL2 image.
-    pub(crate) image_pages: u64,
-    /// CPUs, each with a context and a stack.
-    pub(crate) cpus: u64,
-    /// Pages of a stack.
-    pub(crate) stack_pages: u64,
-}
-
-/// Table pages that the two PGDs need at load: five levels for each of a handful of regions.
-const LOAD_TABLE_PAGES: u64 = 24;
 /// The kernel hands out no larger piece.
 const LARGEST_CHUNK_PAGES: u64 = 1 << bindings::MAX_PAGE_ORDER;
-/// Pages that the default size adds for tables of what is shared later.
+/// Pages that the default size adds for tables of what is shared on demand.
 const SPARE_PAGES: u64 = 64;
-
-impl Demand {
-    /// Pages without which loading cannot succeed.
-    fn least_pages(self) -> u64 {
-        self.image_pages + self.cpus * (self.stack_pages + 1) + LOAD_TABLE_PAGES
-    }
-}
 
 /// Memory for a pool, in no use yet. It goes back to the kernel when this is dropped.
 pub(crate) struct Reserved {
@@ -100,41 +81,33 @@ impl Reserved {
     /// # Errors
     ///
     /// `ENOMEM`: the size asked for is too small, or the kernel has not got that much.
-    pub(crate) fn new(size_kib: u64, demand: Demand, granule: Granule) -> Result<Self> {
-        let pages = match size_kib {
-            0 => {
-                let pages = demand.least_pages() + SPARE_PAGES;
-                pages + meta_pages(pages, granule)?
+    pub(crate) fn new(size_kib: u64, demand: &Demand<'_>) -> Result<Self> {
+        let granule = demand.granule;
+        // Each chunk may need tables of its own. The kernel's memory is rarely so fragmented that one is not enough; then it
+        // is tried again with the number that it took, which is more each time.
+        let mut expected_chunks = 1;
+        loop {
+            let pages = pages(size_kib, demand, expected_chunks)?;
+            let meta_pages = demand.meta_pages(pages).ok_or(ENOMEM)?;
+            // The metadata and the image must each be in one piece: both are in the first chunk.
+            let chunks = reserve_chunks(pages, meta_pages + demand.image_pages, granule)?;
+            if chunks.len() as u64 > expected_chunks {
+                expected_chunks = chunks.len() as u64;
+                continue;
             }
-            kib => kib.saturating_mul(1024) >> granule.shift(),
-        };
-        let most = MAX_CHUNKS as u64 * LARGEST_CHUNK_PAGES;
-        if pages > most {
-            let most_kib = (most << granule.shift()) / 1024;
-            pr_err!("refused: a pool of {size_kib} KiB is more than the {most_kib} KiB that a pool can have; load with a smaller pool_kib, or without\n");
-            return Err(ENOMEM);
+            let start = chunks.first().ok_or(ENOMEM)?.start;
+            let image = linear::kern_to_phys(start)
+                .and_then(|base| base.checked_add(meta_pages << granule.shift()))
+                .ok_or(EFAULT)?;
+            return Ok(Self {
+                chunks,
+                granule,
+                pages: u32::try_from(pages).map_err(|_| ENOMEM)?,
+                meta_pages,
+                image_pages: demand.image_pages,
+                image,
+            });
         }
-        let meta_pages = meta_pages(pages, granule)?;
-        let least = demand.least_pages() + meta_pages;
-        if pages < least {
-            let least_kib = (least << granule.shift()) / 1024;
-            pr_err!("refused: a pool of {size_kib} KiB is too small, this machine needs {least_kib} KiB; load with pool_kib={least_kib}, or without pool_kib\n");
-            return Err(ENOMEM);
-        }
-        // The metadata and the image must each be in one piece: both are in the first chunk.
-        let chunks = reserve_chunks(pages, meta_pages + demand.image_pages, granule)?;
-        let start = chunks.first().ok_or(ENOMEM)?.start;
-        let image = linear::kern_to_phys(start)
-            .and_then(|base| base.checked_add(meta_pages << granule.shift()))
-            .ok_or(EFAULT)?;
-        Ok(Self {
-            chunks,
-            granule,
-            pages: u32::try_from(pages).map_err(|_| ENOMEM)?,
-            meta_pages,
-            image_pages: demand.image_pages,
-            image,
-        })
     }
 
     /// Where the image goes: behind the metadata in the first chunk.
@@ -177,13 +150,36 @@ impl Reserved {
     }
 }
 
-/// Pages of [`Shared`] and the metadata of a pool of `pages` pages.
-fn meta_pages(pages: u64, granule: Granule) -> Result<u64> {
-    let bytes = usize::try_from(pages)
-        .ok()
-        .and_then(shared::bytes_for)
-        .ok_or(ENOMEM)?;
-    Ok(granule.unit().round_up(bytes as u64).ok_or(ENOMEM)? >> granule.shift())
+/// Pages of a pool of `size_kib` KiB, or of the default size, that comes in `chunks` chunks.
+///
+/// # Errors
+///
+/// `ENOMEM`: it is too small, or larger than a pool can be.
+fn pages(size_kib: u64, demand: &Demand<'_>, chunks: u64) -> Result<u64> {
+    let shift = demand.granule.shift();
+    let kib = |pages: u64| (pages << shift) / 1024;
+    let least = demand.pages(chunks, 0).ok_or(ENOMEM)?;
+    let pages = match (size_kib, demand.map) {
+        (0, MapMode::OnDemand) => demand.pages(chunks, SPARE_PAGES).ok_or(ENOMEM)?,
+        // All that is ever mapped is mapped at load.
+        (0, MapMode::Linear) => least,
+        (kib, _) => kib.saturating_mul(1024) >> shift,
+    };
+    let most = MAX_CHUNKS as u64 * LARGEST_CHUNK_PAGES;
+    if pages > most {
+        let (asked, most) = (size_kib.max(kib(pages)), kib(most));
+        pr_err!("refused: a pool of {asked} KiB is more than the {most} KiB that a pool can have; load with a smaller pool_kib, or without\n");
+        return Err(ENOMEM);
+    }
+    if demand
+        .needed_of(pages, chunks)
+        .is_none_or(|needed| pages < needed)
+    {
+        let least = kib(least);
+        pr_err!("refused: a pool of {size_kib} KiB is too small, this machine needs {least} KiB; load with pool_kib={least}, or without pool_kib\n");
+        return Err(ENOMEM);
+    }
+    Ok(pages)
 }
 
 /// A pool in use, as its owner sees it. All memory goes back to the kernel when this is dropped.

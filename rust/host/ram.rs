@@ -66,15 +66,19 @@ impl Ram {
     }
 
     /// The ranges as EL2 gets them.
-    pub(crate) fn ranges(&self) -> (&[RamRange; MAX_RAM_RANGES], u32) {
+    pub(crate) fn table(&self) -> (&[RamRange; MAX_RAM_RANGES], u32) {
         (&self.ranges, self.count as u32)
+    }
+
+    /// The ranges.
+    pub(crate) fn ranges(&self) -> &[RamRange] {
+        self.ranges.get(..self.count).unwrap_or(&[])
     }
 
     /// From the first byte of RAM to the last.
     pub(crate) fn span(&self) -> Option<AddrRange<PhysAddr>> {
-        let ranges = self.ranges.get(..self.count)?;
-        let first = PhysAddr::new(ranges.first()?.first)?;
-        let last = PhysAddr::new(ranges.last()?.last)?;
+        let first = PhysAddr::new(self.ranges().first()?.first)?;
+        let last = PhysAddr::new(self.ranges().last()?.last)?;
         AddrRange::from_bounds(first, last)
     }
 }

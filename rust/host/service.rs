@@ -36,8 +36,8 @@ use super::{
     },
     linear,
     log::FaultLog,
+    map_param,
     pool::{
-        Demand,
         HostPool,
         Reserved, //
     },
@@ -59,6 +59,7 @@ use crate::{
             Call,
             CpuContext, //
         },
+        demand::Demand,
         pool::Use,
         regs::sctlr,
         shared::Facts, //
@@ -88,26 +89,30 @@ impl Service {
     pub(crate) fn build(machine: Machine) -> Result<Arc<Self>> {
         let granule = machine.granule;
         let header = image::header(granule)?;
-        let stack_pages = STACK_BYTES.div_ceil(granule.size());
-        let demand = Demand {
-            image_pages: u64::from(header.image_bytes) >> granule.shift(),
-            cpus: u64::from(nr_cpu_ids()),
-            stack_pages,
-        };
-        let reserved = Reserved::new(*module_parameters::pool_kib.value(), demand, granule)?;
         inject::check(Step::RamMap)?;
         let ram = Ram::read()?;
+        let demand = Demand {
+            granule,
+            max_va_bits: machine.va_bits_max.into(),
+            map: map_param::mode(),
+            ram: ram.ranges(),
+            image_pages: u64::from(header.image_bytes) >> granule.shift(),
+            cpus: u64::from(nr_cpu_ids()),
+            stack_pages: STACK_BYTES.div_ceil(granule.size()),
+        };
+        let reserved = Reserved::new(*module_parameters::pool_kib.value(), &demand)?;
         inject::check(Step::Layout)?;
-        let layout = tables::layout(&machine, &ram, reserved.image(), demand)?;
+        let layout = tables::layout(&machine, &ram, reserved.image(), &demand)?;
         inject::check(Step::Image)?;
         let image = Image::new(header, reserved.image());
         image.fill(layout.image().first())?;
-        let (ranges, ram_count) = ram.ranges();
+        let (ranges, ram_count) = ram.table();
         let pool = reserved.own(Facts {
             image_id: image.identity()?,
             pa_bits: u32::from(machine.pa_bits),
             wide: machine.wide,
             tlb: machine.tlb,
+            map: demand.map,
             layout,
             ram: *ranges,
             ram_count,
@@ -221,11 +226,12 @@ impl Service {
         let pool = &self.pool.shared().pool;
         let total = pool.pages();
         pr_info!(
-            "loaded: image {} KiB, pool {} KiB ({} of {total} pages used), {}-bit EL2 address space\n",
+            "loaded: image {} KiB, pool {} KiB ({} of {total} pages used), {}-bit EL2 address space, map={}\n",
             self.image.bytes() / 1024,
             (u64::from(total) << self.machine.granule.shift()) / 1024,
             total - pool.pages_in(Use::Free),
-            self.tables.layout().va_bits()
+            self.tables.layout().va_bits(),
+            self.pool.shared().facts.map.name()
         );
     }
 

@@ -18,47 +18,43 @@ use kernel::{
 use super::{
     image::Image,
     linear,
-    pool::{
-        Demand,
-        HostPool, //
-    },
+    pool::HostPool,
     probe::Machine,
-    ram::Ram,
+    ram::Ram, //
 };
 use crate::{
     arch::el1,
     common::{
         addr::{
-            AddrRange,
-            Address,
             Granule,
             HypVa,
             PhysAddr, //
         },
+        demand::Demand,
         layout::{
             Layout,
             LayoutInput,
             Region, //
         },
+        pgds::{
+            Pgds,
+            Plan, //
+        },
         pgtable::{
-            Blocks,
-            Env,
             Geometry,
             HypAccess,
-            HypAttrs,
             Level,
             Mapping,
-            NotLive,
             Output,
             PageTable,
             Stage1, //
         },
-        pool::Use,
         pool_tables::{
             PoolTables,
             Window, //
         },
         regs::tcr,
+        shared::MapMode, //
     },
     host::inject::{
         self,
@@ -97,7 +93,7 @@ pub(crate) fn layout(
     machine: &Machine,
     ram: &Ram,
     idmap: PhysAddr,
-    demand: Demand,
+    demand: &Demand<'_>,
 ) -> Result<Layout> {
     let granule = machine.granule;
     let input = LayoutInput {
@@ -142,9 +138,21 @@ impl Tables {
         let geometry =
             Geometry::stage1(machine.granule, layout.va_bits(), output).map_err(to_errno)?;
         inject::check(Step::BootTables)?;
-        let boot = build_boot(geometry, layout, image, pool)?;
+        let facts = &pool.shared().facts;
+        let plan = Plan {
+            layout,
+            geometry,
+            image: image.base(),
+            header: image.header(),
+            map: facts.map,
+            ram: facts.ram_ranges(),
+            pool: &pool.shared().pool,
+            meta: pool.meta(),
+        };
+        let Pgds { boot, runtime } = plan
+            .build(&memory(pool, machine.granule))
+            .map_err(to_errno)?;
         inject::check(Step::RuntimeTables)?;
-        let runtime = build_runtime(geometry, layout, image, pool)?;
         pool.shared()
             .runtime_pgd
             .store(runtime.root().raw(), Ordering::Relaxed);
@@ -172,6 +180,11 @@ impl Tables {
     /// The address space.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Levels of a full walk, the same in both.
+    pub(crate) fn levels(&self) -> u32 {
+        self.runtime.geometry().levels()
     }
 
     /// TCR_EL2 for both.
@@ -262,6 +275,9 @@ impl Tables {
                     HypAccess::ReadExecute => "text",
                 }
             ),
+            Some(Region::Linear) if pool.shared().facts.map == MapMode::Linear => {
+                writeln!(f, "linear/ram")
+            }
             Some(Region::Linear) if pool.shared().pool.contains(run.pa) => {
                 writeln!(f, "linear/pool")
             }
@@ -275,96 +291,6 @@ impl Tables {
             None => writeln!(f, "?"),
         }
     }
-}
-
-/// The idmap page, twice.
-fn build_boot(
-    geometry: Geometry,
-    layout: &Layout,
-    image: &Image,
-    pool: &HostPool,
-) -> Result<PageTable<Stage1>> {
-    let memory = memory(pool, layout.granule());
-    let env = Env::new(&memory, &NotLive);
-    let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
-    let text = HypAttrs::normal(HypAccess::ReadExecute);
-    for place in [layout.idmap(), layout.trampoline()] {
-        table
-            .map(&env, place, image.base(), text, Blocks::PagesOnly)
-            .map_err(to_errno)?;
-    }
-    Ok(table)
-}
-
-/// The trampoline, the image by its parts, a stack and a context for each CPU, and the rest of the pool.
-fn build_runtime(
-    geometry: Geometry,
-    layout: &Layout,
-    image: &Image,
-    pool: &HostPool,
-) -> Result<PageTable<Stage1>> {
-    let memory = memory(pool, layout.granule());
-    let env = Env::new(&memory, &NotLive);
-    let mut table = PageTable::create(Stage1, geometry, &memory).map_err(to_errno)?;
-    let mut map = |place: AddrRange<HypVa>, pa, access| {
-        table
-            .map(&env, place, pa, HypAttrs::normal(access), Blocks::PagesOnly)
-            .map_err(to_errno)
-    };
-    map(layout.trampoline(), image.base(), HypAccess::ReadExecute)?;
-    let header = image.header();
-    for (from, to, access) in [
-        (0, header.rodata, HypAccess::ReadExecute),
-        (header.rodata, header.data, HypAccess::Read),
-        (header.data, header.image_bytes, HypAccess::ReadWrite),
-    ] {
-        if from == to {
-            continue;
-        }
-        let va = layout
-            .image()
-            .first()
-            .checked_add(from.into())
-            .ok_or(EFAULT)?;
-        let pa = image.base().checked_add(from.into()).ok_or(EFAULT)?;
-        let part = AddrRange::new(va, u64::from(to - from)).ok_or(EFAULT)?;
-        map(part, pa, access)?;
-    }
-    for cpu in 0..layout.cpus() {
-        let stack = layout.stack(cpu).ok_or(EFAULT)?;
-        map_fresh(&mut map, pool, layout.granule(), stack, Use::Stack)?;
-        let context = layout.context(cpu).ok_or(EFAULT)?;
-        map_fresh(&mut map, pool, layout.granule(), context, Use::Context)?;
-    }
-    // Not the pages above: text would be writable through a second mapping, and a stack would have no guard. One pass, in
-    // which a free page that becomes a table stays in the set.
-    let books = &pool.shared().pool;
-    for number in 0..books.pages() {
-        let (kind, pa) = books.page(pool.meta(), number).ok_or(EFAULT)?;
-        if matches!(kind, Use::Meta | Use::Table | Use::Free) {
-            let va = layout.linear_va(pa).ok_or(EFAULT)?;
-            let place = AddrRange::new(va, layout.granule().size()).ok_or(EFAULT)?;
-            map(place, pa, HypAccess::ReadWrite)?;
-        }
-    }
-    Ok(table)
-}
-
-/// Maps `place` to pages taken from the pool for `kind`.
-fn map_fresh(
-    map: &mut impl FnMut(AddrRange<HypVa>, PhysAddr, HypAccess) -> Result,
-    pool: &HostPool,
-    granule: Granule,
-    place: AddrRange<HypVa>,
-    kind: Use,
-) -> Result {
-    let mut rest = Some(place);
-    while let Some(left) = rest {
-        let page = AddrRange::new(left.first(), granule.size()).ok_or(EFAULT)?;
-        map(page, pool.take(kind)?, HypAccess::ReadWrite)?;
-        rest = page.end().and_then(|next| left.from(next));
-    }
-    Ok(())
 }
 
 fn to_errno(error: crate::common::pgtable::Error) -> Error {

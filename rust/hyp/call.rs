@@ -79,6 +79,7 @@ fn dispatch(
         Call::Share => memory.share(x1),
         Call::Unshare => memory.unshare(x1),
         Call::Read => memory.read(x1),
+        Call::Walk => memory.walk(x1, x2),
         Call::At => match x2 {
             0 | 1 => Ok(one(el2::translate(x1, x2 == 1))),
             _ => Err(Status::Invalid),

@@ -3,12 +3,22 @@
 //! Hyp: the runtime PGD, changed on behalf of the host.
 //!
 //! The host may only have RAM of its own mapped, at its place in the linear window: never the pool, never what is not RAM.
-//! The tag of a leaf tells what it is: 0 for [`Memory::map`], else the number of times that the page is shared. So a share is
-//! counted where it is, and costs no memory.
+//!
+//! With [`MapMode::OnDemand`] the tag of a leaf tells what it is: 0 for [`Memory::map`], else the number of times that the page
+//! is shared. So a share is counted where it is, and costs no memory; and what was mapped can be unmapped, however many
+//! objects the host has in one page. Only the first share of a page and the last unshare change a translation; those between
+//! change the count alone, for which no TLB needs to know (see `Format::needs_flush`).
+//!
+//! With [`MapMode::Linear`] all of this RAM is mapped, read-write, and stays so: the calls are checked as ever, answer with the
+//! address and change no table, hence need no TLBI. There is no count for each page, as there is no leaf for each page; what
+//! is counted is all shares together, which still catches the host that undoes more than it did.
 
 use core::{
     ptr::NonNull,
-    sync::atomic::Ordering, //
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
 };
 
 use crate::{
@@ -21,12 +31,17 @@ use crate::{
         },
         addr::{
             AddrRange,
+            Address,
             HypVa,
             PhysAddr, //
         },
         layout::Layout,
         pgtable::{
-            tlb::HypTlb,
+            tlb::{
+                HypTlb,
+                Op,
+                TlbPort, //
+            },
             Blocks,
             Env,
             Error,
@@ -43,7 +58,10 @@ use crate::{
             PoolTables,
             Window, //
         },
-        shared::Shared,
+        shared::{
+            MapMode,
+            Shared, //
+        },
         sync::TicketGuard, //
     },
 };
@@ -68,6 +86,24 @@ fn pointer(va: HypVa) -> Option<NonNull<u8>> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(va.raw() as usize))
 }
 
+/// This CPU, with its TLB invalidations counted.
+struct Counted<'a> {
+    tlbis: &'a AtomicU64,
+}
+
+impl TlbPort for Counted<'_> {
+    #[inline]
+    fn issue(&self, op: Op) {
+        if matches!(op, Op::Tlbi(_)) {
+            self.tlbis.fetch_add(1, Ordering::Relaxed);
+        }
+        Cpu.issue(op);
+    }
+}
+
+/// Most pages of one [`Memory::walk`]: interrupts are masked that long.
+const MAX_WALK_PAGES: u64 = 4096;
+
 /// What EL2 knows of memory.
 pub(super) struct Memory {
     shared: &'static Shared,
@@ -77,7 +113,7 @@ pub(super) struct Memory {
 struct Locked<'a> {
     table: PageTable<Stage1>,
     memory: PoolTables<'a, LinearWindow<'a>>,
-    tlb: HypTlb<Cpu>,
+    tlb: HypTlb<Counted<'a>>,
     _guard: TicketGuard<'a>,
 }
 
@@ -98,7 +134,7 @@ impl Memory {
         self.shared.facts.image_id
     }
 
-    /// x1 = pages, x2 = free pages, x3 = pages that hold tables.
+    /// See [`crate::common::abi::Call::PoolInfo`].
     pub(super) fn pool_info(&self) -> Results {
         let pool = &self.shared.pool;
         let count = |kind| u64::from(pool.pages_in(kind));
@@ -106,7 +142,7 @@ impl Memory {
             u64::from(pool.pages()),
             count(Use::Free),
             count(Use::Table),
-            0,
+            self.shared.tlbis.load(Ordering::Relaxed),
         ]
     }
 
@@ -118,6 +154,13 @@ impl Memory {
             _ => return Err(Status::Invalid),
         };
         let (pages, place) = self.host_pages(pa, bytes)?;
+        if self.is_linear() {
+            // Mapped it is, but writable: that is another mapping than the one that was asked for.
+            return match access {
+                HypAccess::ReadWrite => Ok(one(place.first().raw())),
+                HypAccess::Read | HypAccess::ReadExecute => Err(Status::Busy),
+            };
+        }
         let mut locked = self.lock()?;
         let env = Env::new(&locked.memory, &locked.tlb);
         locked
@@ -144,6 +187,9 @@ impl Memory {
             .linear_pa(place.first())
             .ok_or(Status::NotFound)?;
         self.host_pages(pa.raw(), bytes)?;
+        if self.is_linear() {
+            return Ok([0; 4]);
+        }
         let mut locked = self.lock()?;
         let mut mapped_bytes = 0u64;
         let mut shared = false;
@@ -169,6 +215,9 @@ impl Memory {
     pub(super) fn share(&self, pa: u64) -> Result<Results, Status> {
         let (page, place) = self.host_page(pa)?;
         let mut locked = self.lock()?;
+        if self.is_linear() {
+            return Ok([place.first().raw(), self.count_share(true), 0, 0]);
+        }
         let count = match locked.leaf(place.first())? {
             None => 0,
             Some(leaf) if leaf.attrs.tag() == 0 => return Err(Status::Busy),
@@ -187,6 +236,7 @@ impl Memory {
             locked.table.protect(&env, place, |_| Some(attrs))
         }
         .map_err(to_status)?;
+        self.count_share(true);
         Ok([place.first().raw(), u64::from(count), 0, 0])
     }
 
@@ -194,6 +244,12 @@ impl Memory {
     pub(super) fn unshare(&self, pa: u64) -> Result<Results, Status> {
         let (_, place) = self.host_page(pa)?;
         let mut locked = self.lock()?;
+        if self.is_linear() {
+            return match self.shared.shares.load(Ordering::Relaxed) {
+                0 => Err(Status::NotFound),
+                _ => Ok([0, self.count_share(false), 0, 0]),
+            };
+        }
         let leaf = locked.leaf(place.first())?.ok_or(Status::NotFound)?;
         let count = leaf.attrs.tag().checked_sub(1).ok_or(Status::NotFound)?;
         let env = Env::new(&locked.memory, &locked.tlb);
@@ -205,24 +261,66 @@ impl Memory {
                 .protect(&env, place, |attrs| attrs.with_tag(count))
         }
         .map_err(to_status)?;
+        self.count_share(false);
         Ok([0, u64::from(count), 0, 0])
     }
 
-    /// See [`crate::common::abi::Call::Read`]. The lock is held, so the page cannot be unmapped while it is read.
+    /// See [`crate::common::abi::Call::Read`].
     pub(super) fn read(&self, va: u64) -> Result<Results, Status> {
         let at = HypVa::new(va)
             .filter(|at| at.raw() & 7 == 0)
             .ok_or(Status::Invalid)?;
+        self.read_word(&self.lock()?, at).map(one)
+    }
+
+    /// See [`crate::common::abi::Call::Walk`].
+    pub(super) fn walk(&self, va: u64, pages: u64) -> Result<Results, Status> {
+        let granule = self.layout().granule();
+        let first = HypVa::new(va)
+            .filter(|at| at.is_aligned(granule.unit()))
+            .ok_or(Status::Invalid)?;
+        if !(1..=MAX_WALK_PAGES).contains(&pages) {
+            return Err(Status::Invalid);
+        }
+        let locked = self.lock()?;
+        let mut sum = 0u64;
+        for number in 0..pages {
+            let at = granule
+                .times(number)
+                .and_then(|offset| first.checked_add(offset))
+                .ok_or(Status::Invalid)?;
+            sum = sum.wrapping_add(self.read_word(&locked, at)?);
+        }
+        Ok(one(sum))
+    }
+
+    /// Reads one word of the host's. The lock is held, so the page cannot be unmapped while it is read.
+    fn read_word(&self, locked: &Locked<'_>, at: HypVa) -> Result<u64, Status> {
         let pa = self.layout().linear_pa(at).ok_or(Status::Denied)?;
         if self.shared.pool.contains(pa) {
             return Err(Status::Denied);
         }
-        let locked = self.lock()?;
         locked.leaf(at)?.ok_or(Status::Denied)?;
         let word = pointer(at).ok_or(Status::Invalid)?.cast::<u64>();
         // SAFETY: The runtime PGD maps the page, readable, and the address is aligned. Its content is the host's: it is
         // read once.
-        Ok(one(unsafe { word.as_ptr().read_volatile() }))
+        Ok(unsafe { word.as_ptr().read_volatile() })
+    }
+
+    fn is_linear(&self) -> bool {
+        self.shared.facts.map == MapMode::Linear
+    }
+
+    /// Counts a share, or that one was undone, and returns how many there are now. The lock is held.
+    fn count_share(&self, up: bool) -> u64 {
+        let shares = self.shared.shares.load(Ordering::Relaxed);
+        let shares = if up {
+            shares.saturating_add(1)
+        } else {
+            shares.saturating_sub(1)
+        };
+        self.shared.shares.store(shares, Ordering::Relaxed);
+        shares
     }
 
     fn layout(&self) -> &'static Layout {
@@ -273,7 +371,9 @@ impl Memory {
                 page_bytes: granule.size() as usize,
             },
             tlb: HypTlb {
-                port: Cpu,
+                port: Counted {
+                    tlbis: &self.shared.tlbis,
+                },
                 granule,
                 features: facts.tlb,
             },

@@ -286,12 +286,12 @@ fn slot_granules(stack_granules: u32) -> Option<u64> {
 }
 
 /// The unit with which the linear window is congruent to RAM: the largest block without 52-bit descriptors.
-const fn linear_unit_shift(granule: Granule) -> u32 {
-    match granule {
+pub const fn linear_unit(granule: Granule) -> Option<Pow2> {
+    Pow2::from_shift(match granule {
         Granule::K4 => 30,
         Granule::K16 => 25,
         Granule::K64 => 29,
-    }
+    })
 }
 
 /// How much room the parts need.
@@ -327,7 +327,7 @@ impl Needs {
 
     fn sizes(input: &LayoutInput) -> Option<Self> {
         let granule = input.granule;
-        let unit = Pow2::from_shift(linear_unit_shift(granule))?;
+        let unit = linear_unit(granule)?;
         let ram_offset = input.ram.first().raw() & unit.mask();
         let slots = slot_granules(input.stack_granules)?.checked_mul(input.cpus.into())?;
         let idmap = HypVa::new(input.idmap.raw())?;
