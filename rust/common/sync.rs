@@ -74,6 +74,14 @@ mod tests {
     // SAFETY: `value` is only touched under `lock`.
     unsafe impl Sync for Shared {}
 
+    impl Shared {
+        fn add_one(&self) {
+            let _guard = self.lock.lock();
+            // SAFETY: The lock is held.
+            unsafe { *self.value.get() += 1 };
+        }
+    }
+
     #[test]
     fn ticket_lock_two_threads_never_hold_it_together() {
         let shared = Shared {
@@ -84,9 +92,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let _guard = shared.lock.lock();
-                        // SAFETY: The lock is held.
-                        unsafe { *shared.value.get() += 1 };
+                        shared.add_one();
                     }
                 });
             }
