@@ -5,6 +5,7 @@
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/eltwo
 CARGO ?= cargo
+CARGO_MINIMUM := 1.85
 
 # The options of this make are none of the lab's business: it starts a make of its own.
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
@@ -25,14 +26,19 @@ distclean: cargo
 	@$(LAB) clean --all
 
 cargo:
-	@command -v $(CARGO) >/dev/null || { \
-		echo "cargo is missing: install Rust 1.85 or newer (Debian 13: apt-get install cargo)" >&2; exit 1; }
+	@found=$$($(CARGO) --version 2>/dev/null | cut -d' ' -f2); \
+	if ! printf '%s\n' "$(CARGO_MINIMUM)" "$$found" | sort -CV; then \
+		echo "cargo $(CARGO_MINIMUM) or newer is needed, found: $${found:-none}." \
+			"Install Rust with rustup, or on Debian 13: apt-get install cargo" >&2; \
+		exit 1; \
+	fi
 
 help:
 	@echo 'make            build the module and its EL2 image. KDIR=<kernel tree> to build against;'
 	@echo '                without it: the kernel that runs (arm64), or the kernel of the lab'
 	@echo 'make demo       see the module take EL2 over and give it back, in a VM'
-	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only'
+	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
+	@echo '                ARGS=--no-vm for everything but the VMs'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'

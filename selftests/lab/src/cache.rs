@@ -76,9 +76,8 @@ impl Key {
     /// The digits that go into file names.
     pub fn digits(&self) -> String {
         let hash = self.0.clone().finalize();
-        let mut digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        digits.truncate(KEY_DIGITS);
-        digits
+        let bytes = hash.iter().take(KEY_DIGITS / 2);
+        bytes.fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
     }
 }
 
@@ -155,6 +154,26 @@ impl Cache {
         let path = self.dir.join("log").join(format!("{name}.log"));
         File::create(&path)?;
         Ok(path)
+    }
+
+    /// The directory for the VM called `name` of this run of the lab.
+    pub fn vm_dir(&self, name: &str) -> PathBuf {
+        self.dir
+            .join("run")
+            .join(format!("{}-{name}", std::process::id()))
+    }
+
+    /// Removes what the VMs of earlier runs of the lab left behind.
+    pub fn prune_vm_dirs(&self) -> Result<()> {
+        for entry in fs::read_dir(self.dir.join("run"))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let process = name.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(process).exists() {
+                remove_tree(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the exclusive right to change the cache, and says so if it has to wait.
@@ -278,6 +297,18 @@ mod tests {
             anyhow::bail!("must not be made again")
         });
         assert!(again.is_ok());
+        remove_tree(&dir).unwrap();
+    }
+
+    #[test]
+    fn vm_dirs_of_dead_processes_are_pruned() {
+        let (dir, cache, _lock) = scratch("prune");
+        let dead = cache.join("run/4194305-base");
+        for path in [&dead, &cache.vm_dir("base")] {
+            fs::create_dir_all(path).unwrap();
+        }
+        cache.prune_vm_dirs().unwrap();
+        assert!(!dead.exists() && cache.vm_dir("base").exists());
         remove_tree(&dir).unwrap();
     }
 

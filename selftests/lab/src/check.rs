@@ -3,6 +3,7 @@
 //! `make check`: every test there is, one line per group, and a count at the end.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::Path,
     sync::Mutex,
@@ -32,35 +33,87 @@ use crate::{
     module::{
         Build,
         Cargo,
-        Products, //
+        Products,
+        Source,
+        GUEST_TARGET, //
     },
     runs::{
         Run,
+        FLAVOUR,
         RUNS, //
     },
     session::Session,
     setup::Lab,
     ui::{
         Seconds,
+        Step,
         Ui, //
-    },
+    }, //
 };
 
 /// Lines of a guest's console that are shown when its run fails.
 const CONSOLE_TAIL: usize = 40;
 
-/// Packages with a manifest of their own, and arguments that each needs.
-const PACKAGES: [(&str, &[&str]); 3] = [
-    ("", &["--all-targets"]),
-    ("selftests/lab", &["--all-targets"]),
-    ("selftests/vm", &["--target", "aarch64-unknown-linux-gnu"]),
+/// A cargo package of the checkout.
+struct Package {
+    /// What it is called in the output.
+    name: &'static str,
+    /// Its directory in the checkout.
+    dir: &'static str,
+    /// Arguments of clippy, so that it sees all of the package.
+    clippy: &'static [&'static str],
+    /// When its tests can run.
+    tests: Tests,
+}
+
+/// When the tests of a package can run.
+#[derive(PartialEq, Eq)]
+enum Tests {
+    /// At any time.
+    OnHost,
+    /// When the EL2 image is there; they find it by a variable of the environment.
+    OnImage,
+    /// In a VM only.
+    InVm,
+}
+
+/// The cargo packages of the checkout.
+const PACKAGES: [Package; 4] = [
+    Package {
+        name: "common code",
+        dir: "",
+        clippy: &["--all-targets"],
+        tests: Tests::OnHost,
+    },
+    Package {
+        name: "lab",
+        dir: "selftests/lab",
+        clippy: &["--all-targets"],
+        tests: Tests::OnHost,
+    },
+    Package {
+        name: "model of the machine",
+        dir: "selftests/model",
+        clippy: &["--all-targets"],
+        tests: Tests::OnImage,
+    },
+    Package {
+        name: "programs for the VM",
+        dir: "selftests/vm",
+        clippy: &["--target", GUEST_TARGET],
+        tests: Tests::InVm,
+    },
 ];
 
+/// Tells tests where the EL2 image is.
+const IMAGE_VARIABLE: &str = "ELTWO_HYP_ELF";
+
 /// Crate roots that no cargo package names.
-const KERNEL_CRATES: [&str; 3] = [
+const KERNEL_CRATES: [&str; 4] = [
     "rust/eltwo_main.rs",
     "rust/eltwo_hyp.rs",
     "rust/eltwo_builtins.rs",
+    "selftests/kmod/eltwo_e2h.rs",
 ];
 
 /// All that the groups of tests need to know.
@@ -77,9 +130,11 @@ pub struct Check<'a> {
     pub vms: usize,
     /// Names of the VM runs to do; all if empty.
     pub only: Vec<String>,
+    /// Whether to do without VM runs.
+    pub no_vm: bool,
 }
 
-/// A group of tests that has ended.
+/// A group of tests.
 struct Group {
     label: String,
     tally: Tally,
@@ -88,51 +143,47 @@ struct Group {
     details: Vec<String>,
 }
 
+impl Group {
+    /// Counts a test that passed.
+    fn pass(&mut self) {
+        self.tally.passed += 1;
+    }
+
+    /// Counts a test that could not be done to its end, with what the error says about it.
+    fn fail(&mut self, error: &anyhow::Error) {
+        self.tally.failed.push(format!("{error:#}"));
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            self.details
+                .extend(failure.details().lines().map(str::to_owned));
+        }
+    }
+}
+
 impl Check<'_> {
     /// Runs all tests, and returns whether all is well.
     pub fn run(&self, lock: Lock) -> Result<bool> {
         let mut total = Tally::default();
-        let mut count = |group: Group| {
-            self.report(&group);
-            total.add(group.tally);
-        };
         if self.only.is_empty() {
-            count(self.group("format", || self.format()));
-            count(self.group("host tests", || self.cargo_tests("")));
-            count(self.group("tests of the lab", || self.cargo_tests("selftests/lab")));
-            for (package, arguments) in PACKAGES {
-                let name = if package.is_empty() {
-                    "common code"
-                } else {
-                    package
-                };
-                count(self.group(&format!("clippy: {name}"), || {
-                    self.clippy(package, arguments)
-                }));
+            self.lints(&lock, &mut total);
+            for package in PACKAGES
+                .iter()
+                .filter(|package| package.tests == Tests::OnHost)
+            {
+                let label = format!("tests: {}", package.name);
+                self.group(&label, &mut total, |group, step| {
+                    self.cargo_tests(package, None, group, step)
+                });
             }
-            count(self.group("clippy: module and EL2 image", || {
-                self.build(&lock, true).map(|_| one_passed())
-            }));
         }
-        let mut products = None;
-        count(self.group("build: module and EL2 image", || {
-            products = Some(self.build(&lock, false)?);
-            Ok(one_passed())
-        }));
-        let mut init = None;
-        count(self.group("build: programs for the VM", || {
-            init = Some(self.cargo().guest_init(self.ui, &lock)?);
-            Ok(one_passed())
-        }));
-        if let Some(products) = &products {
-            count(self.group("EL2 image", || check_image(products)));
-        }
+        let session = self.build(&lock, &mut total);
         drop(lock);
-        // Whatever could not be built is a failure already; there is nothing to run then.
-        if let (Some(products), Some(init)) = (products, init) {
-            let session = Session::new(self.lab, self.cache, products, init);
-            for group in self.vm_runs(&session)? {
-                total.add(group.tally);
+        // What could not be built is a failure already; there is nothing to run then.
+        if let Some(session) = session {
+            if self.only.is_empty() {
+                self.image_tests(&session.products, &mut total);
+            }
+            if !self.no_vm {
+                self.vm_runs(&session, &mut total)?;
             }
         }
         let Tally {
@@ -140,41 +191,38 @@ impl Check<'_> {
             failed,
             skipped,
         } = &total;
+        let (failures, skips) = (failed.len(), skipped.len());
         self.ui.line(format_args!(
-            "{passed} passed, {} failed, {} skipped",
-            failed.len(),
-            skipped.len()
+            "{passed} passed, {failures} failed, {skips} skipped"
         ));
         Ok(failed.is_empty())
     }
 
-    fn cargo(&self) -> Cargo<'_> {
-        Cargo {
-            lab: self.lab,
-            cache: self.cache,
-            checkout: self.checkout,
-        }
+    /// Runs one group, reports it and adds its counts to `total`. An error is a failure of the group.
+    fn group(
+        &self,
+        label: &str,
+        total: &mut Tally,
+        tests: impl FnOnce(&mut Group, &Step) -> Result<()>,
+    ) {
+        let group = self.run_group(label, tests);
+        self.report(&group);
+        total.add(group.tally);
     }
 
-    /// Runs one group; an error is a failure of the group itself.
-    fn group(&self, label: &str, tests: impl FnOnce() -> Result<Tally>) -> Group {
+    fn run_group(&self, label: &str, tests: impl FnOnce(&mut Group, &Step) -> Result<()>) -> Group {
         let start = Instant::now();
-        let mut details = Vec::new();
-        let tally = tests().unwrap_or_else(|error| {
-            if let Some(failure) = error.downcast_ref::<Failure>() {
-                details.extend(failure.details().lines().map(str::to_owned));
-            }
-            Tally {
-                failed: vec![format!("{error:#}")],
-                ..Tally::default()
-            }
-        });
-        Group {
+        let mut group = Group {
             label: label.to_owned(),
-            tally,
-            took: start.elapsed(),
-            details,
+            tally: Tally::default(),
+            took: Duration::ZERO,
+            details: Vec::new(),
+        };
+        if let Err(error) = self.ui.busy(label, |step| tests(&mut group, step)) {
+            group.fail(&error);
         }
+        group.took = start.elapsed();
+        group
     }
 
     /// Prints a group: a line if all is well, what is wrong otherwise.
@@ -191,144 +239,228 @@ impl Check<'_> {
         if !skipped.is_empty() {
             counts += &format!(", {} skipped", skipped.len());
         }
-        let took = Seconds(group.took);
-        self.ui
-            .line(format_args!("{:<56} {took} {counts}", group.label));
-        for name in failed {
-            self.ui.line(format_args!("    failed: {name}"));
+        let mut text = format!("{:<56} {} {counts}", group.label, Seconds(group.took));
+        let failed = failed.iter().map(|name| format!("failed: {name}"));
+        let skipped = skipped.iter().map(|name| format!("skipped: {name}"));
+        for line in failed.chain(skipped).chain(group.details.iter().cloned()) {
+            text += &format!("\n    {line}");
         }
-        for name in skipped {
-            self.ui.line(format_args!("    skipped: {name}"));
-        }
-        for line in &group.details {
-            self.ui.line(format_args!("    {line}"));
-        }
+        // In one go: groups that run at the same time must not mix their lines.
+        self.ui.line(text);
     }
 
-    fn format(&self) -> Result<Tally> {
-        let mut tally = Tally::default();
+    /// Checks the format of all sources, and what clippy thinks of them.
+    fn lints(&self, lock: &Lock, total: &mut Tally) {
+        self.group("format", total, |group, step| self.format(group, step));
+        for package in &PACKAGES {
+            let label = format!("clippy: {}", package.name);
+            self.group(&label, total, |group, step| {
+                self.clippy(package, group, step)
+            });
+        }
+        self.group("clippy: module and EL2 image", total, |group, step| {
+            for source in [Source::Module, Source::TestModules] {
+                self.module_build(source, true)?
+                    .make(self.cache, lock, step)?;
+                group.pass();
+            }
+            Ok(())
+        });
+    }
+
+    fn format(&self, group: &mut Group, step: &Step) -> Result<()> {
         let log = self.cache.fresh_log("format")?;
         let remedy = "run cargo fmt in the package, or rustfmt on the file";
-        for (package, _) in PACKAGES {
-            let mut command = self.cargo().command(package)?;
+        let mut commands = Vec::new();
+        for package in &PACKAGES {
+            let mut command = self.cargo().command(package.dir, &[])?;
             command.args(["fmt", "--check"]);
-            cmd::run(command, &log, remedy, |_| ())?;
-            tally.passed += 1;
+            commands.push(command);
         }
         for file in KERNEL_CRATES {
             let sandbox = self.lab.root.sandbox().with_input(self.checkout);
             let mut command = sandbox.command(self.checkout, "rustfmt");
             command.args(["--check", "--edition", "2021", file]);
-            cmd::run(command, &log, remedy, |_| ())?;
-            tally.passed += 1;
+            commands.push(command);
         }
-        Ok(tally)
+        for command in commands {
+            match cmd::run(command, &log, remedy, |line| step.news(line)) {
+                Ok(()) => group.pass(),
+                Err(error) => group.fail(&error),
+            }
+        }
+        Ok(())
     }
 
-    fn cargo_tests(&self, package: &str) -> Result<Tally> {
-        let log = self.cache.fresh_log("cargo-test")?;
-        let mut command = self.cargo().command(package)?;
-        command.args(["test", "--locked", "--no-fail-fast"]);
-        let mut tally = Tally::default();
-        let result = cmd::run(command, &log, "mend the test, or what it tests", |line| {
-            read_libtest(line, &mut tally);
-        });
-        if tally.failed.is_empty() {
-            result?;
-        }
-        anyhow::ensure!(
-            tally != Tally::default(),
-            "cargo test ran no test; log: {}",
-            log.display()
-        );
-        Ok(tally)
-    }
-
-    fn clippy(&self, package: &str, arguments: &[&str]) -> Result<Tally> {
+    fn clippy(&self, package: &Package, group: &mut Group, step: &Step) -> Result<()> {
         let log = self.cache.fresh_log("clippy")?;
-        let mut command = self.cargo().command(package)?;
+        let mut command = self.cargo().command(package.dir, &[])?;
         command
             .args(["clippy", "--locked"])
-            .args(arguments)
+            .args(package.clippy)
             .args(["--", "-D", "warnings"]);
-        cmd::run(command, &log, "mend what clippy reports", |_| ())?;
-        Ok(one_passed())
+        cmd::run(command, &log, "mend what clippy reports", |line| {
+            step.news(line)
+        })?;
+        group.pass();
+        Ok(())
     }
 
-    fn build(&self, lock: &Lock, lint: bool) -> Result<Products> {
-        let kernel = self.lab.kernel("arm64")?;
-        Build::in_lab(self.lab, self.checkout, kernel.prepared.path(), lint)
-            .run(self.ui, self.cache, lock)
+    /// Runs the tests of a package, which may need the EL2 image at `image`.
+    fn cargo_tests(
+        &self,
+        package: &Package,
+        image: Option<&Path>,
+        group: &mut Group,
+        step: &Step,
+    ) -> Result<()> {
+        let log = self.cache.fresh_log("cargo-test")?;
+        let variables: Vec<(&str, &OsStr)> = image
+            .iter()
+            .map(|image| (IMAGE_VARIABLE, image.as_os_str()))
+            .collect();
+        let mut command = self.cargo().command(package.dir, &variables)?;
+        command.args(["test", "--locked", "--no-fail-fast"]);
+        let remedy = "mend the test, or what it tests";
+        let result = cmd::run(command, &log, remedy, |line| {
+            step.news(line);
+            read_libtest(line, &mut group.tally);
+        });
+        match result {
+            Err(error) if group.tally.failed.is_empty() => Err(error),
+            Err(_) => {
+                let tail = cmd::tail(&log, CONSOLE_TAIL);
+                group
+                    .details
+                    .extend(tail.iter().map(|line| format!("| {line}")));
+                group.details.push(format!("log: {}", log.display()));
+                Ok(())
+            }
+            Ok(()) => {
+                anyhow::ensure!(
+                    group.tally.passed != 0,
+                    "no test ran; log: {}",
+                    log.display()
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn cargo(&self) -> Cargo<'_> {
+        Cargo {
+            lab: self.lab,
+            cache: self.cache,
+            checkout: self.checkout,
+        }
+    }
+
+    fn module_build(&self, source: Source, lint: bool) -> Result<Build<'_>> {
+        let kernel = self.lab.kernel(FLAVOUR)?;
+        Ok(Build {
+            lint,
+            ..Build::in_lab(self.lab, self.checkout, kernel.prepared.path(), source)
+        })
+    }
+
+    /// Builds what the VMs are made of.
+    fn build(&self, lock: &Lock, total: &mut Tally) -> Option<Session<'_>> {
+        let mut session = None;
+        self.group(
+            "build: module, EL2 image, programs for the VM",
+            total,
+            |group, step| {
+                let built =
+                    Session::build(self.cache, lock, step, self.lab, self.checkout, FLAVOUR)?;
+                session = Some(built);
+                group.pass();
+                Ok(())
+            },
+        );
+        session
+    }
+
+    /// Checks the EL2 image, and runs it on the model of the machine.
+    fn image_tests(&self, products: &Products, total: &mut Tally) {
+        self.group("EL2 image", total, |group, _| {
+            let data = fs::read(&products.image)
+                .with_context(|| format!("cannot read {}", products.image.display()))?;
+            for check in image::check(&data)? {
+                match check.offence {
+                    None => group.pass(),
+                    Some(offence) => group
+                        .tally
+                        .failed
+                        .push(format!("{}: {offence}", check.name)),
+                }
+            }
+            Ok(())
+        });
+        for package in PACKAGES
+            .iter()
+            .filter(|package| package.tests == Tests::OnImage)
+        {
+            let label = format!("tests: {}", package.name);
+            self.group(&label, total, |group, step| {
+                self.cargo_tests(package, Some(&products.image), group, step)
+            });
+        }
     }
 
     /// Runs the VMs, some at a time, and reports each when it has ended.
-    fn vm_runs(&self, session: &Session<'_>) -> Result<Vec<Group>> {
+    fn vm_runs(&self, session: &Session<'_>, total: &mut Tally) -> Result<()> {
         let wanted =
             |run: &&Run| self.only.is_empty() || self.only.iter().any(|name| name == run.name);
-        let queue = Mutex::new(RUNS.iter().filter(wanted));
-        let groups = Mutex::new(Vec::new());
+        let runs: Vec<&Run> = RUNS.iter().filter(wanted).collect();
+        if let Some(name) = self
+            .only
+            .iter()
+            .find(|name| runs.iter().all(|run| run.name != **name))
+        {
+            let names: Vec<&str> = RUNS.iter().map(|run| run.name).collect();
+            let remedy = format!("name one of: {}", names.join(", "));
+            return Err(Failure::new(format!("there is no VM run {name}"), remedy).into());
+        }
+        let queue = Mutex::new(runs.iter());
+        let tallies = Mutex::new(total);
         thread::scope(|scope| {
             for _ in 0..self.vms.max(1) {
                 scope.spawn(|| loop {
-                    let Some(run) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
-                        return;
-                    };
+                    // A thread that panicked takes the whole scope down: no lock is poisoned here.
+                    let next = queue.lock().ok().and_then(|mut queue| queue.next());
+                    let Some(run) = next else { return };
                     let group = self.vm_run(run, session);
                     self.report(&group);
-                    if let Ok(mut groups) = groups.lock() {
-                        groups.push(group);
+                    if let Ok(mut total) = tallies.lock() {
+                        total.add(group.tally);
                     }
                 });
             }
         });
-        let groups = groups
-            .into_inner()
-            .ok()
-            .context("a thread that ran a VM panicked")?;
-        anyhow::ensure!(!groups.is_empty(), "there is no VM run of that name");
-        Ok(groups)
+        Ok(())
     }
 
     fn vm_run(&self, run: &Run, session: &Session<'_>) -> Group {
         let label = format!("VM {} ({})", run.name, run.description());
-        let mut group = self.group(&label, || session.run(run, |_| ()));
-        if !group.tally.failed.is_empty() {
-            let dir = session.vm_dir(run.name);
-            let console = dir.join("console.log");
-            for log in [&dir.join("qemu.log"), &console] {
-                let lines = cmd::tail(log, CONSOLE_TAIL);
-                group
-                    .details
-                    .extend(lines.iter().map(|line| format!("| {line}")));
+        self.run_group(&label, |group, step| {
+            group.tally = session.run(run, |line| step.news(line.text()))?;
+            if !group.tally.failed.is_empty() {
+                let dir = session.vm_dir(run.name);
+                let console = dir.join("console.log");
+                for log in [&dir.join("qemu.log"), &console] {
+                    let lines = cmd::tail(log, CONSOLE_TAIL);
+                    group
+                        .details
+                        .extend(lines.iter().map(|line| format!("| {line}")));
+                }
+                group.details.push(format!(
+                    "log: {} and results.log beside it",
+                    console.display()
+                ));
             }
-            group.details.push(format!(
-                "log: {} and results.log beside it",
-                console.display()
-            ));
-        }
-        group
+            Ok(())
+        })
     }
-}
-
-fn one_passed() -> Tally {
-    Tally {
-        passed: 1,
-        ..Tally::default()
-    }
-}
-
-/// Checks the EL2 image, and that the module takes only what the kernel exports.
-fn check_image(products: &Products) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let data = fs::read(&products.image)
-        .with_context(|| format!("cannot read {}", products.image.display()))?;
-    for check in image::check(&data)? {
-        match check.offence {
-            None => tally.passed += 1,
-            Some(offence) => tally.failed.push(format!("{}: {offence}", check.name)),
-        }
-    }
-    Ok(tally)
 }
 
 /// Reads a line of libtest: `test name ... ok`, `... FAILED` or `... ignored, why`.

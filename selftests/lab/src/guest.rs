@@ -127,6 +127,8 @@ pub struct Payload<'a> {
     pub userland: &'a Userland,
     /// The module.
     pub module: &'a Path,
+    /// Modules that only tests load.
+    pub test_modules: &'a [PathBuf],
     /// The program that is `/init` and all tests.
     pub init: &'a Path,
     /// The kernel's source tree, for its own selftests.
@@ -142,6 +144,10 @@ impl Payload<'_> {
         self.userland.add_to(&mut archive)?;
         archive.program_from("init", self.init)?;
         archive.program_from("eltwo.ko", self.module)?;
+        for module in self.test_modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            archive.program_from(&name, module)?;
+        }
         let script = "cpu-hotplug/cpu-on-off-test.sh";
         let tests = self.source.join("tools/testing/selftests");
         archive.program_from(&format!("kselftest/{script}"), &tests.join(script))?;

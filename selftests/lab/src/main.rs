@@ -50,15 +50,18 @@ use crate::{
     cmd::Failure,
     host::Arch,
     kernel::Spec,
-    module::Build,
-    runs::Run,
+    module::{
+        Build,
+        Source, //
+    },
+    runs::{
+        Run,
+        FLAVOUR, //
+    },
     session::Session,
     setup::Lab,
     ui::Ui, //
 };
-
-/// Flavours of the kernel that the tests run on.
-const FLAVOURS: [&str; 1] = ["arm64"];
 
 #[derive(Debug, Parser)]
 #[command(about, disable_help_subcommand = true)]
@@ -83,8 +86,11 @@ enum Action {
         #[arg(long, default_value_t = 2)]
         vms: usize,
         /// Do only this VM run (may be repeated).
-        #[arg(long = "run")]
+        #[arg(long = "run", conflicts_with = "no_vm")]
         only: Vec<String>,
+        /// Run no VM.
+        #[arg(long)]
+        no_vm: bool,
     },
     /// Show the journey of the module in a VM, with timings.
     Demo,
@@ -125,16 +131,16 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
     match action {
         Action::Setup => {
             let lock = cache.lock(ui)?;
-            Lab::ensure(ui, &cache, &lock, kernel::VERSION, &FLAVOURS)?;
+            Lab::ensure(ui, &cache, &lock, kernel::VERSION, &[FLAVOUR])?;
             ui.line(format_args!(
                 "the lab is ready in {}",
                 cache.dir().display()
             ));
         }
         Action::Build { kdir } => build(ui, &cache, &checkout, kdir)?,
-        Action::Check { vms, only } => {
+        Action::Check { vms, only, no_vm } => {
             let lock = cache.lock(ui)?;
-            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &FLAVOURS)?;
+            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &[FLAVOUR])?;
             let check = Check {
                 ui,
                 cache: &cache,
@@ -142,6 +148,7 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
                 checkout: &checkout,
                 vms,
                 only,
+                no_vm,
             };
             return check.run(lock);
         }
@@ -172,6 +179,7 @@ fn checkout() -> Result<PathBuf> {
 
 /// Builds the module against the kernel that the user means.
 fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Result<()> {
+    const LABEL: &str = "module and EL2 image";
     let arch = Arch::of_host()?;
     let lock = cache.lock(ui)?;
     let release = rustix::system::uname()
@@ -194,14 +202,15 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
                               the lab then prepares a tree for Debian's kernel";
                 return Err(Failure::new(cause, remedy).into());
             }
-            Build {
+            let build = Build {
                 checkout,
+                source: Source::Module,
                 kdir: &kdir,
                 arch,
                 sandbox: None,
                 lint: false,
-            }
-            .run(ui, cache, &lock)?
+            };
+            ui.step(LABEL, |step| build.module(cache, &lock, step))?
         }
         None => {
             let spec = (arch == Arch::Arm64)
@@ -209,11 +218,12 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
                 .flatten();
             let spec = spec.unwrap_or_else(|| Spec {
                 version: kernel::VERSION.to_owned(),
-                flavour: FLAVOURS[0].to_owned(),
+                flavour: FLAVOUR.to_owned(),
             });
             let lab = Lab::ensure(ui, cache, &lock, &spec.version, &[&spec.flavour])?;
             let kernel = lab.kernel(&spec.flavour)?;
-            Build::in_lab(&lab, checkout, kernel.prepared.path(), false).run(ui, cache, &lock)?
+            let build = Build::in_lab(&lab, checkout, kernel.prepared.path(), Source::Module);
+            ui.step(LABEL, |step| build.module(cache, &lock, step))?
         }
     };
     ui.line(format_args!("module:    {}", products.module.display()));
@@ -236,7 +246,9 @@ fn with_session(
 ) -> Result<()> {
     let lock = cache.lock(ui)?;
     let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[run.flavour])?;
-    let session = Session::build(ui, cache, &lock, &lab, checkout, run.flavour)?;
+    let session = ui.step("module, EL2 image, programs for the VM", |step| {
+        Session::build(cache, &lock, step, &lab, checkout, run.flavour)
+    })?;
     drop(lock);
     work(&session)
 }

@@ -32,11 +32,41 @@ use crate::{
     sandbox::Sandbox,
     setup::Lab,
     symvers::Symvers,
-    ui::Ui, //
+    ui::Step, //
 };
 
 /// The target of the programs for the VM.
-const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
+pub const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// Modules that only tests load.
+const TEST_MODULES: [&str; 1] = ["eltwo_e2h.ko"];
+
+/// What is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The module, with the EL2 image in it.
+    Module,
+    /// Modules that only tests load.
+    TestModules,
+}
+
+impl Source {
+    /// Its directory in the checkout.
+    fn dir(self) -> &'static str {
+        match self {
+            Self::Module => "",
+            Self::TestModules => "selftests/kmod",
+        }
+    }
+
+    /// Its name in the cache.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Module => "module",
+            Self::TestModules => "test-modules",
+        }
+    }
+}
 
 /// What a build of the module leaves behind.
 #[derive(Debug)]
@@ -54,6 +84,8 @@ pub struct Products {
 pub struct Build<'a> {
     /// The checkout.
     pub checkout: &'a Path,
+    /// What of it is built.
+    pub source: Source,
     /// The kernel tree to build against.
     pub kdir: &'a Path,
     /// The architecture of the host.
@@ -66,20 +98,26 @@ pub struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// A build with the lab's compilers against one of its kernels.
-    pub fn in_lab(lab: &Lab, checkout: &'a Path, kdir: &'a Path, lint: bool) -> Self {
-        let sandbox = lab
-            .root
-            .sandbox()
+    pub fn in_lab(lab: &Lab, checkout: &'a Path, kdir: &'a Path, source: Source) -> Self {
+        let sandbox = lab.root.sandbox();
+        let sandbox = sandbox
             .with_input(checkout)
             .with_input(kdir)
             .with_input(&lab.source.path());
         Self {
             checkout,
+            source,
             kdir,
             arch: lab.arch,
             sandbox: Some(sandbox),
-            lint,
+            lint: false,
         }
+    }
+
+    /// Name of the build: of its log, and of its directory in the cache.
+    fn name(&self) -> String {
+        let lint = if self.lint { "-lint" } else { "" };
+        format!("{}{lint}", self.source.name())
     }
 
     /// Where the output goes: a directory of the cache for each checkout, kernel and kind of build.
@@ -87,8 +125,9 @@ impl<'a> Build<'a> {
         let key = Key::new()
             .with("checkout", self.checkout.as_os_str().as_encoded_bytes())
             .with("kdir", self.kdir.as_os_str().as_encoded_bytes());
-        let kind = if self.lint { "lint" } else { "module" };
-        cache.join("build").join(format!("{kind}-{}", key.digits()))
+        cache
+            .join("build")
+            .join(format!("{}-{}", self.name(), key.digits()))
     }
 
     fn command(&self, output: &Path) -> Command {
@@ -97,8 +136,11 @@ impl<'a> Build<'a> {
             None => Command::new("make"),
         };
         make.arg("-C").arg(self.kdir);
-        make.arg(format!("M={}", self.checkout.display()))
-            .arg(format!("MO={}", output.display()));
+        make.arg(format!(
+            "M={}",
+            self.checkout.join(self.source.dir()).display()
+        ));
+        make.arg(format!("MO={}", output.display()));
         make.arg("ARCH=arm64").arg(format!("-j{}", kernel::jobs()));
         // A tree of the user's own may have been configured for other tools.
         let own_tools = self.sandbox.is_none()
@@ -115,21 +157,19 @@ impl<'a> Build<'a> {
         make
     }
 
-    /// Builds the module and checks that the kernel exports all that it needs.
-    pub fn run(&self, ui: &Ui, cache: &Cache, _lock: &Lock) -> Result<Products> {
+    /// Builds, and returns the directory with the output.
+    pub fn make(&self, cache: &Cache, _lock: &Lock, step: &Step) -> Result<PathBuf> {
         let output = self.output(cache);
         fs::create_dir_all(&output)?;
-        let label = if self.lint {
-            "module with clippy"
-        } else {
-            "module and EL2 image"
-        };
-        let log = cache.fresh_log(if self.lint { "module-lint" } else { "module" })?;
-        ui.step(label, |step| {
-            let remedy =
-                "mend what the log reports; `make clean` first if the kernel tree has changed";
-            cmd::run(self.command(&output), &log, remedy, |line| step.news(line))
-        })?;
+        let log = cache.fresh_log(&self.name())?;
+        let remedy = "mend what the log reports; `make clean` first if the kernel tree has changed";
+        cmd::run(self.command(&output), &log, remedy, |line| step.news(line))?;
+        Ok(output)
+    }
+
+    /// Builds the module and checks that the kernel exports all that it needs.
+    pub fn module(&self, cache: &Cache, lock: &Lock, step: &Step) -> Result<Products> {
+        let output = self.make(cache, lock, step)?;
         let module = output.join("eltwo.ko");
         let kernel_symbols = self.check_symbols(&module)?;
         Ok(Products {
@@ -137,6 +177,12 @@ impl<'a> Build<'a> {
             image: output.join("hyp/eltwo_hyp.elf"),
             kernel_symbols,
         })
+    }
+
+    /// Builds the modules that only tests load.
+    pub fn test_modules(&self, cache: &Cache, lock: &Lock, step: &Step) -> Result<Vec<PathBuf>> {
+        let output = self.make(cache, lock, step)?;
+        Ok(TEST_MODULES.iter().map(|name| output.join(name)).collect())
     }
 
     fn check_symbols(&self, module: &Path) -> Result<usize> {
@@ -170,23 +216,20 @@ pub struct Cargo<'a> {
 }
 
 impl Cargo<'_> {
-    /// A cargo command in the package at `package`, a path inside the checkout.
-    pub fn command(&self, package: &str) -> Result<Command> {
-        let key = Key::new().with("checkout", self.checkout.as_os_str().as_encoded_bytes());
-        let target = self.cache.join(format!("build/cargo-{}", key.digits()));
+    /// A cargo command in the package at `package`, a path inside the checkout, with some variables in its environment.
+    /// It can read what has been built.
+    pub fn command(&self, package: &str, variables: &[(&str, &OsStr)]) -> Result<Command> {
+        let target = self.target_dir();
         let home = self.cache.join("cargo");
         fs::create_dir_all(&target)?;
         fs::create_dir_all(&home)?;
-        let sandbox = self
-            .lab
-            .root
-            .sandbox()
-            .with_network()
+        let sandbox = self.lab.root.sandbox().with_network();
+        let sandbox = sandbox
             .with_input(self.checkout)
-            .with_output(&target)
-            .with_output(&home);
+            .with_input(&self.cache.join("build"));
+        let sandbox = sandbox.with_output(&target).with_output(&home);
         let linker = format!("{}gcc", self.lab.arch.cross_compile());
-        let variables: [(&str, &OsStr); 4] = [
+        let own: [(&str, &OsStr); 4] = [
             ("CARGO_HOME", home.as_os_str()),
             ("CARGO_TARGET_DIR", target.as_os_str()),
             (
@@ -198,22 +241,23 @@ impl Cargo<'_> {
                 OsStr::new("-Ctarget-feature=+crt-static"),
             ),
         ];
+        let variables = [&own, variables].concat();
         Ok(sandbox.command_with(&self.checkout.join(package), &variables, "cargo"))
     }
 
-    /// Builds the program that is `/init` and all tests of the VM.
-    pub fn guest_init(&self, ui: &Ui, _lock: &Lock) -> Result<PathBuf> {
-        let log = self.cache.fresh_log("guest")?;
-        let mut build = self.command("selftests/vm")?;
-        build.args(["build", "--release", "--locked", "--target", GUEST_TARGET]);
-        ui.step("tests for the VM", |step| {
-            let remedy = "mend what the log reports; if it is a download, check the network";
-            cmd::run(build, &log, remedy, |line| step.news(line))
-        })?;
+    /// Where cargo puts what it builds of this checkout.
+    fn target_dir(&self) -> PathBuf {
         let key = Key::new().with("checkout", self.checkout.as_os_str().as_encoded_bytes());
-        Ok(self.cache.join(format!(
-            "build/cargo-{}/{GUEST_TARGET}/release/init",
-            key.digits()
-        )))
+        self.cache.join(format!("build/cargo-{}", key.digits()))
+    }
+
+    /// Builds the program that is `/init` and all tests of the VM.
+    pub fn guest_init(&self, _lock: &Lock, step: &Step) -> Result<PathBuf> {
+        let log = self.cache.fresh_log("guest")?;
+        let mut build = self.command("selftests/vm", &[])?;
+        build.args(["build", "--release", "--locked", "--target", GUEST_TARGET]);
+        let remedy = "mend what the log reports; if it is a download, check the network";
+        cmd::run(build, &log, remedy, |line| step.news(line))?;
+        Ok(self.target_dir().join(GUEST_TARGET).join("release/init"))
     }
 }

@@ -12,6 +12,9 @@ const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
 /// What the kernel's own KVM is told on the command line.
 const KVM_OFF: &str = "kvm-arm.mode=none";
 
+/// Flavour of the kernel that the runs take.
+pub const FLAVOUR: &str = "arm64";
+
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -77,7 +80,7 @@ impl Run {
 /// A run on four Cortex-A72 that powers off; the table changes what differs.
 const BASE: Run = Run {
     name: "base",
-    flavour: "arm64",
+    flavour: FLAVOUR,
     cpu: "cortex-a72",
     cpus: 4,
     el2: true,
@@ -179,7 +182,7 @@ pub const RUNS: [Run; 13] = [
         name: "e2h",
         cpu: "max",
         cpus: 2,
-        words: &[KVM_OFF, "arm64_sw.hvhe=1"],
+        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
         tests: &["refuse_e2h"],
         ..BASE
     },

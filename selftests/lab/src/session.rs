@@ -24,14 +24,15 @@ use crate::{
     module::{
         Build,
         Cargo,
-        Products, //
+        Products,
+        Source, //
     },
     runs::{
         End,
         Run, //
     },
     setup::Lab,
-    ui::Ui,
+    ui::Step,
     verdict::Reader,
     vm::{
         self,
@@ -48,53 +49,51 @@ pub struct Session<'a> {
     cache: &'a Cache,
     /// The module.
     pub products: Products,
+    test_modules: Vec<PathBuf>,
     /// The program that is `/init` and all tests of the VM.
     init: PathBuf,
 }
 
 impl<'a> Session<'a> {
-    /// Takes what has been built.
-    pub fn new(lab: &'a Lab, cache: &'a Cache, products: Products, init: PathBuf) -> Self {
-        Self {
-            lab,
-            cache,
-            products,
-            init,
-        }
-    }
-
-    /// Builds the module and the programs for the VM.
+    /// Builds the module, those that only tests load, and the programs for the VM.
     pub fn build(
-        ui: &Ui,
         cache: &'a Cache,
         lock: &Lock,
+        step: &Step,
         lab: &'a Lab,
         checkout: &Path,
         flavour: &str,
     ) -> Result<Self> {
-        let kernel = lab.kernel(flavour)?;
-        let products =
-            Build::in_lab(lab, checkout, kernel.prepared.path(), false).run(ui, cache, lock)?;
+        let kdir = lab.kernel(flavour)?.prepared.path();
+        let build = |source| Build::in_lab(lab, checkout, kdir, source);
+        let products = build(Source::Module).module(cache, lock, step)?;
+        let test_modules = build(Source::TestModules).test_modules(cache, lock, step)?;
+        cache.prune_vm_dirs()?;
         let init = Cargo {
             lab,
             cache,
             checkout,
         }
-        .guest_init(ui, lock)?;
-        Ok(Self::new(lab, cache, products, init))
+        .guest_init(lock, step)?;
+        Ok(Self {
+            lab,
+            cache,
+            products,
+            test_modules,
+            init,
+        })
     }
 
     /// The directory with the files of the VM called `name`, and of no other one.
     pub fn vm_dir(&self, name: &str) -> PathBuf {
-        self.cache
-            .join("run")
-            .join(format!("{}-{name}", std::process::id()))
+        self.cache.vm_dir(name)
     }
 
     fn archive(&self, run: &Run) -> Result<Vec<u8>> {
         let payload = Payload {
             userland: &self.lab.userland,
             module: &self.products.module,
+            test_modules: &self.test_modules,
             init: &self.init,
             source: &self.lab.source.path(),
             image: &self.lab.kernel(run.flavour)?.stock.image(),

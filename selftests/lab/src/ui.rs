@@ -67,22 +67,26 @@ impl Ui {
     /// Runs `work`, a step of some length, and tells when it starts, what it does and how long it took.
     pub fn step<T>(&self, label: &str, work: impl FnOnce(&Step) -> Result<T>) -> Result<T> {
         let start = Instant::now();
-        let step = Step {
-            bar: self.terminal.then(|| self.spinner(label)),
-        };
         if !self.terminal {
             self.line(format_args!("{label} ..."));
         }
+        let result = self.busy(label, work);
+        let took = Seconds(start.elapsed());
+        let verdict = if result.is_ok() { "" } else { " FAILED" };
+        let label = format!("{label}{verdict}");
+        self.line(format_args!("{label:<TIME_COLUMN$}{took}"));
+        result
+    }
+
+    /// Runs `work` and shows that it is running, on a terminal only. The caller tells the result.
+    pub fn busy<T>(&self, label: &str, work: impl FnOnce(&Step) -> Result<T>) -> Result<T> {
+        let step = Step {
+            bar: self.terminal.then(|| self.spinner(label)),
+        };
         let result = work(&step);
         if let Some(bar) = &step.bar {
             bar.finish_and_clear();
         }
-        let took = Seconds(start.elapsed());
-        let verdict = if result.is_ok() { "" } else { " FAILED" };
-        self.line(format_args!(
-            "{:<TIME_COLUMN$}{took}",
-            format!("{label}{verdict}")
-        ));
         result
     }
 
