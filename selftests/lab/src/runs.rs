@@ -58,6 +58,7 @@ impl Run {
             cpus: self.cpus,
             memory_mib: 1024,
             el2: self.el2,
+            its: self.end != End::Kexec,
             command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
             reboot: self.end == End::Reboot,
             debug: false,

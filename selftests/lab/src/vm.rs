@@ -54,6 +54,10 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Whether the machine has EL2.
     pub el2: bool,
+    /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
+    /// cannot be switched off again, so it takes over the table of LPI properties where the first kernel has put it,
+    /// and fills it, although its own text may be there by then.
+    pub its: bool,
     /// The kernel's command line.
     pub command_line: String,
     /// Whether a reset starts the machine again; otherwise it ends it.
@@ -66,10 +70,10 @@ pub struct Spec {
 impl Spec {
     /// QEMU's arguments for what the guest sees.
     fn machine(&self, command: &mut Command, kernel: &Path, initrd: &Path) {
-        let el2 = if self.el2 { "on" } else { "off" };
+        let [el2, its] = [self.el2, self.its].map(|there| if there { "on" } else { "off" });
         command
             .arg("-M")
-            .arg(format!("virt,virtualization={el2},gic-version=3"));
+            .arg(format!("virt,virtualization={el2},gic-version=3,its={its}"));
         command.args(["-accel", "tcg,thread=multi"]);
         command.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()]);
         command.arg("-m").arg(format!("{}M", self.memory_mib));
