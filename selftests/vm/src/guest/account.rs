@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory accounts of the kernel, to find what is taken and not given back.
+//!
+//! What is in use cannot be read exactly at one moment: free pages sit on per-CPU lists, counters lag behind on each
+//! CPU, free objects wait in per-CPU sheaves (dozens of them count as used at a time) or for RCU or a worker. All of it
+//! only ever makes the numbers too large. So the caches are shrunk and the counters folded before each look, per-CPU lists
+//! count as free, the memory of programs is left out, and the least of several looks is what counts. What is only late
+//! or cached drops out of that minimum; what has leaked never does.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    time::Duration, //
+};
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use nix::unistd::sync;
+
+use super::{
+    cpu,
+    poll, //
+};
+
+/// How long deferred frees may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Looks for a first account.
+const LOOKS: u32 = 8;
+
+/// Numbers by name. All count things in use, so that a leak makes one grow.
+#[derive(Clone, Debug, Default)]
+pub struct Account(BTreeMap<String, i64>);
+
+impl Account {
+    /// Takes stock.
+    pub fn take() -> Result<Self> {
+        let mut account = Self::look()?;
+        for _ in 1..LOOKS {
+            account.lower(Self::look()?);
+        }
+        Ok(account)
+    }
+
+    /// One look, from CPU 0, so that what the looking itself takes is the same each time.
+    fn look() -> Result<Self> {
+        cpu::on(0, || {
+            shrink()?;
+            let mut account = Self::default();
+            account.slabs()?;
+            account.pages()?;
+            account.meminfo()?;
+            account.vmalloc()?;
+            Ok(account)
+        })
+    }
+
+    /// Keeps the lesser of each number. A cache that is not in `other` has no objects there.
+    fn lower(&mut self, other: Self) {
+        self.0.retain(|name, _| other.0.contains_key(name));
+        for (name, value) in other.0 {
+            let least = self.0.entry(name).or_insert(0);
+            *least = value.min(*least);
+        }
+    }
+
+    /// Pages that the kernel has for itself: not free, not on a per-CPU list, not a program's, not of a file.
+    fn pages(&mut self) -> Result<()> {
+        let zones = fs::read_to_string("/proc/zoneinfo")?;
+        let sum = |key: &str| -> i64 {
+            let numbers = zones
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(key));
+            numbers
+                .filter_map(|rest| rest.trim().parse::<i64>().ok())
+                .sum()
+        };
+        let pages = sum("managed")
+            - sum("pages free")
+            - sum("count:")
+            - sum("nr_anon_pages")
+            - sum("nr_file_pages");
+        self.0.insert("kernel pages".into(), pages);
+        Ok(())
+    }
+
+    fn meminfo(&mut self) -> Result<()> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        for key in [
+            "SUnreclaim",
+            "PageTables",
+            "Percpu",
+            "KernelStack",
+            "VmallocUsed",
+        ] {
+            let value = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+                .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+                .with_context(|| format!("/proc/meminfo has no {key}"))?;
+            self.0.insert(format!("{key} kB"), value);
+        }
+        Ok(())
+    }
+
+    fn vmalloc(&mut self) -> Result<()> {
+        let areas = fs::read_to_string("/proc/vmallocinfo")?.lines().count();
+        self.0.insert("vmalloc areas".into(), areas.try_into()?);
+        Ok(())
+    }
+
+    /// Objects in use, by slab cache.
+    fn slabs(&mut self) -> Result<()> {
+        let text = fs::read_to_string("/proc/slabinfo")?;
+        for line in text.lines().skip(2) {
+            let mut words = line.split_whitespace();
+            let (Some(name), Some(active)) = (words.next(), words.next()) else {
+                bail!("/proc/slabinfo: {line:?}");
+            };
+            self.0.insert(format!("slab {name}"), active.parse()?);
+        }
+        Ok(())
+    }
+
+    /// What has grown against `self` by more than `tolerance` of its own unit.
+    fn grown(&self, now: &Self, tolerance: i64) -> BTreeMap<String, i64> {
+        now.0
+            .iter()
+            .map(|(name, value)| (name.clone(), value - self.0.get(name).unwrap_or(&0)))
+            .filter(|(_, growth)| *growth > tolerance)
+            .collect()
+    }
+
+    /// Looks until nothing has grown against `self` by more than `tolerance`.
+    pub fn expect_back_at(&self, tolerance: i64) -> Result<Self> {
+        let mut now = Self::look()?;
+        poll::until(LIMIT, || {
+            let grown = self.grown(&now, tolerance);
+            if grown.is_empty() {
+                return Ok(now.clone());
+            }
+            now.lower(Self::look()?);
+            bail!("grown by more than {tolerance}: {grown:?}")
+        })
+    }
+
+    /// One line that compares two accounts in what matters most.
+    pub fn compare(&self, now: &Self) -> String {
+        let mut text = String::new();
+        for name in [
+            "kernel pages",
+            "SUnreclaim kB",
+            "VmallocUsed kB",
+            "vmalloc areas",
+            "Percpu kB",
+        ] {
+            let (before, after) = (
+                self.0.get(name).unwrap_or(&0),
+                now.0.get(name).unwrap_or(&0),
+            );
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "{}{name} {before} -> {after}",
+                if text.is_empty() { "" } else { ", " }
+            );
+        }
+        text
+    }
+}
+
+/// Gives back what is only cached: page cache, dentries, inodes and empty slabs.
+fn shrink() -> Result<()> {
+    sync();
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    // Each CPU keeps differences to the counters of its own; this adds them up.
+    fs::write("/proc/sys/vm/stat_refresh", "1")?;
+    for cache in fs::read_dir("/sys/kernel/slab").context("/sys/kernel/slab")? {
+        let path = cache?.path();
+        // Merged caches are links to one that is in the list anyway.
+        if !path.is_symlink() {
+            // A cache may go away between the listing and the write.
+            let _ = fs::write(path.join("shrink"), "1");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The machine under test, as seen from its user space: the module, its files, CPUs, memory and the kernel log.
+
+pub mod account;
+pub mod cpu;
+pub mod debugfs;
+pub mod kmsg;
+pub mod module;
+pub mod page;
+pub mod poll;

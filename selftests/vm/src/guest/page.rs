@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A page of this program, locked in memory, with its physical address.
+//!
+//! Source: `Documentation/admin-guide/mm/pagemap.rst` of Linux.
+
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    num::NonZeroUsize,
+    os::unix::fs::FileExt,
+    ptr::NonNull,
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use nix::{
+    libc::c_void,
+    sys::mman::{
+        madvise,
+        mlock,
+        mmap_anonymous,
+        munmap,
+        MapFlags,
+        MmapAdvise,
+        ProtFlags, //
+    },
+    unistd::{
+        sysconf,
+        SysconfVar, //
+    },
+};
+
+/// Page size of the kernel in bytes.
+pub fn size_bytes() -> Result<usize> {
+    let size = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")?;
+    Ok(size.try_into()?)
+}
+
+/// One or more pages, each present and locked. The kernel is told not to move locked pages while one lives.
+pub struct Pages {
+    start: NonNull<c_void>,
+    size_bytes: usize,
+}
+
+impl Pages {
+    /// Allocates `count` pages, each filled with words that tell its index.
+    pub fn new(count: usize) -> Result<Self> {
+        // mlock keeps a page in memory, but compaction may still move it to another PA.
+        fs::write("/proc/sys/vm/compact_unevictable_allowed", "0")?;
+        let size_bytes = size_bytes()? * count;
+        let length = NonZeroUsize::new(size_bytes).context("no pages asked for")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: A new mapping at an address that the kernel chooses touches no memory of this program.
+        let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        let mut pages = Self { start, size_bytes };
+        // SAFETY: The range is the mapping made above. Small pages only, so that each has a PA of its own.
+        unsafe { madvise(start, size_bytes, MmapAdvise::MADV_NOHUGEPAGE) }?;
+        for index in 0..pages.words_total() {
+            pages.set(index, index as u64);
+        }
+        // SAFETY: The range is the mapping made above.
+        unsafe { mlock(start, size_bytes) }?;
+        Ok(pages)
+    }
+
+    fn words_total(&self) -> usize {
+        self.size_bytes / size_of::<u64>()
+    }
+
+    /// Writes the word with number `index`.
+    pub fn set(&mut self, index: usize, value: u64) {
+        assert!(index < self.words_total());
+        // SAFETY: The index is within the mapping, which is aligned to pages. Volatile, as EL2 reads it behind the compiler.
+        unsafe { self.start.cast::<u64>().add(index).write_volatile(value) }
+    }
+
+    /// PA of the page with number `index`, as the kernel tells it now.
+    pub fn pa(&self, index: usize) -> Result<u64> {
+        const PRESENT: u64 = 1 << 63;
+        const PFN: u64 = (1 << 55) - 1;
+        let size = size_bytes()?;
+        let number = self.start.as_ptr() as usize / size + index;
+        let mut entry = [0; 8];
+        File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, number as u64 * 8)?;
+        let entry = u64::from_le_bytes(entry);
+        ensure!(entry & PRESENT != 0, "the page is not present");
+        ensure!(entry & PFN != 0, "the kernel hides physical addresses");
+        Ok((entry & PFN) * size as u64)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: The range is the mapping made in `new`, and nothing refers to it any more.
+        let _ = unsafe { munmap(self.start, self.size_bytes) };
+    }
+}
+
+/// A range of physical addresses that is not RAM, from `/proc/iomem`: the first one with `name` in its title.
+pub fn iomem(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/iomem")?;
+    let line = text
+        .lines()
+        .find(|line| line.contains(name))
+        .with_context(|| format!("/proc/iomem has no {name:?}"))?;
+    let start = line.trim().split('-').next().unwrap_or_default();
+    Ok(u64::from_str_radix(start, 16)?)
+}
+
+/// The PA behind the last byte of RAM.
+pub fn ram_end() -> Result<u64> {
+    let text = fs::read_to_string("/proc/iomem")?;
+    text.lines()
+        .filter(|line| line.ends_with(": System RAM"))
+        .filter_map(|line| line.split([' ', '-']).nth(1))
+        .filter_map(|end| u64::from_str_radix(end, 16).ok())
+        .max()
+        .map(|last| last + 1)
+        .context("/proc/iomem has no System RAM")
+}

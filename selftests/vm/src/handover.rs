@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What becomes of the machine after the tests: a test may ask init for another end than switching it off.
+
+use std::fs;
+
+use anyhow::{
+    anyhow,
+    Context,
+    Result, //
+};
+use nix::sys::reboot::{
+    reboot,
+    RebootMode, //
+};
+
+const FILE: &str = "/run/eltwo-handover";
+
+/// An end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Switch the machine off.
+    PowerOff,
+    /// Restart the machine.
+    Reboot,
+    /// Start the kernel that has been loaded by kexec.
+    Kexec,
+    /// Panic, so that the crash kernel starts.
+    Crash,
+}
+
+impl End {
+    const ALL: [End; 4] = [End::PowerOff, End::Reboot, End::Kexec, End::Crash];
+
+    /// As init announces it.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::PowerOff => "poweroff",
+            End::Reboot => "reboot",
+            End::Kexec => "kexec",
+            End::Crash => "crash",
+        }
+    }
+
+    /// Does it. Returns only if that fails.
+    pub fn go(self) -> anyhow::Error {
+        let mode = match self {
+            End::PowerOff => RebootMode::RB_POWER_OFF,
+            End::Reboot => RebootMode::RB_AUTOBOOT,
+            End::Kexec => RebootMode::RB_KEXEC,
+            End::Crash => {
+                let result = fs::write("/proc/sysrq-trigger", "c");
+                return anyhow!("the kernel does not panic: {result:?}");
+            }
+        };
+        match reboot(mode) {
+            Ok(never) => match never {},
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Asks init for this end.
+    pub fn request(self) -> Result<()> {
+        fs::write(FILE, self.name()).context(FILE)
+    }
+
+    /// The end that was asked for last.
+    pub fn requested() -> Self {
+        let asked = fs::read_to_string(FILE).unwrap_or_default();
+        Self::ALL
+            .into_iter()
+            .find(|end| end.name() == asked)
+            .unwrap_or(End::PowerOff)
+    }
+}

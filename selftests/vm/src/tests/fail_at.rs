@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Every step of loading fails once, on request: insmod reports it, nothing is left behind, and the next insmod works.
+
+use std::{
+    cell::RefCell,
+    rc::Rc, //
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use nix::errno::Errno;
+
+use super::standard;
+use crate::{
+    guest::{
+        account::Account,
+        cpu,
+        debugfs,
+        kmsg::Log,
+        module, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+};
+
+/// The last number that is tried. The steps that exist are found by trying, and none is so high.
+const LAST: u32 = 20;
+/// Loading has at least that many steps.
+const AT_LEAST: usize = 12;
+/// Rounds of all failures over which memory is compared.
+const ROUNDS: i64 = 20;
+
+pub fn test() -> Test {
+    let found = Rc::new(RefCell::new(Vec::new()));
+    let (again, repeated) = (Rc::clone(&found), Rc::clone(&found));
+    standard()
+        .case("each_step_fails_and_is_undone", move || each_step(&found))
+        .case("each_step_on_each_cpu_is_undone", move || {
+            each_cpu(&again.borrow())
+        })
+        .case("failed_loads_lose_no_memory", move || {
+            no_leak(&repeated.borrow())
+        })
+}
+
+/// Loads with this failure. Returns whether there is such a step (on that CPU).
+fn fails(step: u32, cpu: usize) -> Result<bool> {
+    let before = cpu::hotplug_states()?;
+    let mut log = Log::from_now()?;
+    let parameters = format!("fail_at={step} fail_cpu={cpu}");
+    let outcome = module::try_load(&parameters)?;
+    let lines = log.eltwo()?;
+    let requested = lines.iter().any(|line| line.contains("fails on request"));
+    match outcome {
+        Ok(loaded) => {
+            ensure!(
+                !requested,
+                "{parameters}: insmod succeeded although {lines:?}"
+            );
+            loaded.unload()?;
+            Ok(false)
+        }
+        Err(refused) => {
+            ensure!(requested, "{parameters}: {refused}");
+            ensure!(
+                [Errno::ENOMEM, Errno::EIO].contains(&refused.errno),
+                "{parameters}: {refused}"
+            );
+            module::nothing_left().context(parameters.clone())?;
+            ensure!(
+                cpu::hotplug_states()? == before,
+                "{parameters}: hotplug states differ"
+            );
+            super::load_unload::equal_images(&lines).context(parameters)?;
+            Ok(true)
+        }
+    }
+}
+
+/// All steps that exist, each having failed once on `cpu`. The last number must not be one.
+fn steps(cpu: usize) -> Result<Vec<u32>> {
+    let mut steps = Vec::new();
+    for step in 1..=LAST {
+        if fails(step, cpu)? {
+            steps.push(step);
+            works()?;
+        }
+    }
+    ensure!(!steps.contains(&LAST), "there may be steps behind {LAST}");
+    Ok(steps)
+}
+
+fn works() -> Result<()> {
+    let loaded = module::load()?;
+    debugfs::expect_online_are_hyp()?;
+    loaded.unload()
+}
+
+fn each_step(found: &RefCell<Vec<u32>>) -> Result<()> {
+    let steps = steps(0)?;
+    note(format!("steps: {steps:?}"));
+    ensure!(
+        steps.len() >= AT_LEAST,
+        "only {} steps: {steps:?}",
+        steps.len()
+    );
+    *found.borrow_mut() = steps;
+    Ok(())
+}
+
+/// Steps that a CPU takes can fail on any CPU, with others done before it and others still to come.
+fn each_cpu(steps: &[u32]) -> Result<()> {
+    for cpu in cpu::secondaries()? {
+        for &step in steps {
+            ensure!(fails(step, cpu)?, "step {step} does not fail on CPU {cpu}");
+        }
+        works()?;
+    }
+    Ok(())
+}
+
+fn no_leak(steps: &[u32]) -> Result<()> {
+    let before = Account::take()?;
+    for _ in 0..ROUNDS {
+        for &step in steps {
+            fails(step, 0)?;
+        }
+    }
+    // A step that loses one unit each time would lose as many as there are rounds.
+    let now = before.expect_back_at(ROUNDS / 2)?;
+    note(before.compare(&now));
+    Ok(())
+}

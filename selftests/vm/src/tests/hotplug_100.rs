@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! 100 times offline and online for every secondary CPU, with the module loaded: no error and nothing lost.
+
+use std::{
+    collections::BTreeSet,
+    time::Instant, //
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+
+use super::{
+    hotplug::round_trip,
+    load_unload::equal_images,
+    needs_two_cpus,
+    standard, //
+};
+use crate::{
+    guest::{
+        account::Account,
+        cpu,
+        debugfs,
+        kmsg::Log,
+        module, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+};
+
+/// Round trips of each CPU before the accounts are taken.
+const WARM_UP: u32 = 5;
+const CYCLES: u32 = 100;
+/// As in `load_unload_100`: a leak of one unit in each round trip of each CPU would be more than twice that.
+const TOLERANCE: i64 = CYCLES as i64 / 2;
+
+pub fn test() -> Test {
+    standard()
+        .needs(needs_two_cpus)
+        .case(format!("every_secondary_{CYCLES}_round_trips"), all)
+}
+
+fn all() -> Result<()> {
+    let loaded = module::load()?;
+    let secondaries = cpu::secondaries()?;
+    let mut counts = BTreeSet::new();
+    for _ in 0..WARM_UP {
+        cycle(&secondaries, &mut counts)?;
+    }
+    let memory = Account::take()?;
+    let pool = debugfs::read("pool")?;
+    let start = Instant::now();
+    for number in 1..=CYCLES {
+        cycle(&secondaries, &mut counts).with_context(|| format!("cycle {number}"))?;
+    }
+    let trips = CYCLES * secondaries.len() as u32;
+    note(format!(
+        "{trips} round trips, {} ms each",
+        (start.elapsed() / trips).as_millis()
+    ));
+    ensure!(
+        debugfs::read("pool")? == pool,
+        "the pool has changed: {pool:?}"
+    );
+    let now = memory.expect_back_at(TOLERANCE)?;
+    note(memory.compare(&now));
+    ensure!(
+        counts.len() == 1,
+        "numbers of registers compared: {counts:?}"
+    );
+    for row in debugfs::cpus()? {
+        let resets = if row.cpu == 0 {
+            0
+        } else {
+            u64::from(WARM_UP + CYCLES)
+        };
+        ensure!(
+            row.resets == resets && row.faults == 0,
+            "expected {resets} resets: {row:?}"
+        );
+    }
+    loaded.unload()
+}
+
+fn cycle(secondaries: &[usize], counts: &mut BTreeSet<u64>) -> Result<()> {
+    for &cpu in secondaries {
+        let mut log = Log::from_now()?;
+        round_trip(cpu)?;
+        let equal = equal_images(&log.eltwo()?)?;
+        ensure!(
+            equal.keys().copied().eq([cpu]),
+            "CPU {cpu}: register images reported equal: {equal:?}"
+        );
+        counts.extend(equal.into_values());
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Hotplug, hypercalls, readers of debugfs and insmod/rmmod, all at the same time.
+
+use std::{
+    hint,
+    sync::{
+        atomic::{
+            AtomicBool,
+            AtomicU64,
+            Ordering::Relaxed, //
+        },
+        Mutex,
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{
+    bail,
+    ensure,
+    Context,
+    Result, //
+};
+use nix::libc;
+
+use super::{
+    needs_two_cpus,
+    standard, //
+};
+use crate::{
+    guest::{
+        cpu,
+        debugfs::{
+            self,
+            Caller, //
+        },
+        module,
+        poll, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+};
+
+/// Times that each secondary CPU goes and comes.
+const ROUNDS: u32 = 20;
+/// Times that the module is loaded.
+const LOADS: u32 = 25;
+/// How long rmmod may be put off by files that are open.
+const RMMOD_LIMIT: Duration = Duration::from_secs(10);
+
+pub fn test() -> Test {
+    standard()
+        .needs(needs_two_cpus)
+        .case("hotplug_under_hypercalls_none_fails", under_hypercalls)
+        .case("insmod_rmmod_while_cpus_come_and_go", while_cpus_move)
+        .case("rmmod_under_hypercalls", under_rmmod)
+}
+
+/// What the threads of a case share.
+#[derive(Default)]
+struct Crew {
+    stop: AtomicBool,
+    done: AtomicU64,
+    errors: Mutex<Vec<String>>,
+}
+
+impl Crew {
+    /// Repeats `work` until told to stop or until it fails.
+    fn repeat(&self, mut work: impl FnMut() -> Result<()>) {
+        while !self.stop.load(Relaxed) {
+            match work() {
+                Ok(()) => {
+                    self.done.fetch_add(1, Relaxed);
+                }
+                Err(error) => {
+                    let mut errors = self
+                        .errors
+                        .lock()
+                        .unwrap_or_else(|poisoned| poisoned.into_inner());
+                    errors.push(format!("{error:#}"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Keeps a CPU busy.
+    fn burn(&self) {
+        while !self.stop.load(Relaxed) {
+            hint::spin_loop();
+        }
+    }
+
+    /// Runs `work`, then stops the others. Their errors are the case's.
+    fn lead<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let result = work();
+        self.stop.store(true, Relaxed);
+        result
+    }
+
+    fn verdict(&self) -> Result<()> {
+        let errors = self
+            .errors
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        ensure!(errors.is_empty(), "{}", errors.join("; "));
+        Ok(())
+    }
+}
+
+/// A thread of user space only ever runs on a CPU that is ours, so not one hypercall may fail.
+fn under_hypercalls() -> Result<()> {
+    let loaded = module::load()?;
+    let secondaries = cpu::secondaries()?;
+    let crew = Crew::default();
+    thread::scope(|scope| {
+        for _ in 0..=secondaries.len() {
+            scope.spawn(|| {
+                let mut caller = Caller::open();
+                crew.repeat(|| ping(&mut caller));
+            });
+            scope.spawn(|| crew.burn());
+        }
+        scope.spawn(|| {
+            crew.repeat(|| {
+                debugfs::cpus()?;
+                debugfs::registers()?;
+                debugfs::pool()?;
+                debugfs::mappings().map(drop)
+            })
+        });
+        crew.lead(|| {
+            for _ in 0..ROUNDS {
+                for &cpu in &secondaries {
+                    cpu::set_online(cpu, false)?;
+                    cpu::set_online(cpu, true)?;
+                }
+            }
+            Ok(())
+        })
+    })?;
+    crew.verdict()?;
+    note(format!("{} calls and readings", crew.done.load(Relaxed)));
+    ensure!(crew.done.load(Relaxed) > 100, "hardly any calls were made");
+    debugfs::expect_online_are_hyp()?;
+    loaded.unload()
+}
+
+fn ping(caller: &mut Result<Caller>) -> Result<()> {
+    match caller {
+        Ok(caller) => caller.write("ping 1 2 3 4").context("ping"),
+        Err(error) => bail!("{error:#}"),
+    }
+}
+
+fn while_cpus_move() -> Result<()> {
+    let secondaries = cpu::secondaries()?;
+    let crew = Crew::default();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut turn = 0;
+            crew.repeat(|| {
+                let cpu = secondaries[turn % secondaries.len()];
+                turn += 1;
+                cpu::set_online(cpu, false)?;
+                cpu::set_online(cpu, true)
+            })
+        });
+        crew.lead(|| {
+            for number in 1..=LOADS {
+                load_once().with_context(|| format!("load {number}"))?;
+            }
+            Ok(())
+        })
+    })?;
+    crew.verdict()?;
+    note(format!(
+        "{LOADS} loads, {} CPUs went and came meanwhile",
+        crew.done.load(Relaxed)
+    ));
+    ensure!(crew.done.load(Relaxed) > 0, "no CPU went");
+    let loaded = module::load()?;
+    debugfs::expect_online_are_hyp()?;
+    loaded.unload()
+}
+
+/// CPU 0 stays, so it can be looked at; the others may be anywhere but in `refused` or `faulted`.
+fn load_once() -> Result<()> {
+    let loaded = module::load()?;
+    for row in debugfs::cpus()? {
+        if row.cpu == 0 {
+            debugfs::expect_hyp(&row)?;
+        }
+        ensure!(
+            !["refused", "faulted"].contains(&row.state.as_str()) && row.faults == 0,
+            "{row:?}"
+        );
+    }
+    loaded.unload()
+}
+
+/// A call during rmmod either works or fails for one of the reasons that a file may have to go away.
+fn under_rmmod() -> Result<()> {
+    let crew = Crew::default();
+    let cpus = cpu::online()?;
+    thread::scope(|scope| {
+        for _ in &cpus {
+            scope.spawn(|| crew.repeat(call_or_miss));
+        }
+        crew.lead(|| {
+            for _ in 0..LOADS {
+                let loaded = module::load()?;
+                debugfs::expect_online_are_hyp()?;
+                loaded.keep();
+                poll::until(RMMOD_LIMIT, module::unload)?;
+            }
+            Ok(())
+        })
+    })?;
+    crew.verdict()?;
+    note(format!(
+        "{LOADS} loads, {} calls tried",
+        crew.done.load(Relaxed)
+    ));
+    Ok(())
+}
+
+fn call_or_miss() -> Result<()> {
+    const GONE: [i32; 5] = [
+        libc::ENOENT,
+        libc::ENODEV,
+        libc::EIO,
+        libc::ENXIO,
+        libc::EBUSY,
+    ];
+    match debugfs::write("hypercall", "ping 1") {
+        Ok(()) => Ok(()),
+        Err(error)
+            if error
+                .raw_os_error()
+                .is_some_and(|code| GONE.contains(&code)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).context("ping during rmmod"),
+    }
+}

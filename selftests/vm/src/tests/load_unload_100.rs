@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! 100 cycles of insmod and rmmod: no error, register images equal each time, and no memory lost.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    time::Instant, //
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+
+use super::{
+    load_unload::equal_images,
+    standard, //
+};
+use crate::{
+    guest::{
+        account::Account,
+        cpu,
+        debugfs,
+        kmsg::Log,
+        module, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+};
+
+/// Cycles before the accounts are taken. Caches, the module loader's tables and per-CPU lists reach their level here.
+const WARM_UP: u32 = 10;
+const CYCLES: u32 = 100;
+
+/// What may differ, in the unit of each account. A leak of one page or one object in each cycle would be [`CYCLES`]
+/// and cannot hide in half of that; what other parts of the kernel do meanwhile stays far below.
+const TOLERANCE: i64 = CYCLES as i64 / 2;
+
+/// What the cycles have in common.
+#[derive(Default)]
+struct Course {
+    /// `pool` right after the first insmod.
+    pool: Option<BTreeMap<String, u64>>,
+    /// Number of registers compared at each reset.
+    registers: Option<u64>,
+}
+
+pub fn test() -> Test {
+    let course = Rc::new(RefCell::new(Course::default()));
+    let warm = Rc::clone(&course);
+    let baseline = Rc::new(RefCell::new(None));
+    let taken = Rc::clone(&baseline);
+    standard()
+        .case(format!("warm_up_{WARM_UP}_cycles"), move || {
+            cycles(&warm, WARM_UP)?;
+            *taken.borrow_mut() = Some(Account::take()?);
+            Ok(())
+        })
+        .case(format!("insmod_rmmod_{CYCLES}_cycles"), move || {
+            let start = Instant::now();
+            cycles(&course, CYCLES)?;
+            let mean = start.elapsed() / CYCLES;
+            note(format!("{CYCLES} cycles, {} ms each", mean.as_millis()));
+            Ok(())
+        })
+        .case("memory_back_to_the_start", move || {
+            let baseline = baseline.borrow();
+            let before = baseline.as_ref().context("the warm-up has failed")?;
+            let now = before.expect_back_at(TOLERANCE)?;
+            note(before.compare(&now));
+            Ok(())
+        })
+}
+
+fn cycles(course: &RefCell<Course>, count: u32) -> Result<()> {
+    for cycle in 1..=count {
+        one_cycle(&mut course.borrow_mut()).with_context(|| format!("cycle {cycle} of {count}"))?;
+    }
+    Ok(())
+}
+
+fn one_cycle(course: &mut Course) -> Result<()> {
+    let mut log = Log::from_now()?;
+    let loaded = module::load()?;
+    debugfs::expect_online_are_hyp()?;
+    let mut pool = debugfs::pool()?;
+    // The layout is drawn anew each time, so a region may need a table more or less.
+    let tables = pool
+        .remove("pages_tables")
+        .context("pool has no pages_tables")?;
+    let free = pool
+        .remove("pages_free")
+        .context("pool has no pages_free")?;
+    pool.insert("tables and free".into(), tables + free);
+    ensure!(
+        *course.pool.get_or_insert_with(|| pool.clone()) == pool,
+        "the pool differs from the first cycle: {pool:?} and {:?}",
+        course.pool
+    );
+    loaded.unload()?;
+    let equal = equal_images(&log.eltwo()?)?;
+    ensure!(
+        equal.keys().copied().eq(cpu::online()?),
+        "register images equal on {equal:?} only"
+    );
+    for registers in equal.into_values() {
+        ensure!(
+            *course.registers.get_or_insert(registers) == registers,
+            "{registers} registers compared, at first {:?}",
+            course.registers
+        );
+    }
+    Ok(())
+}

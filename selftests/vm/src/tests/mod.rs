@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The tests, one file each, and what they have in common.
+
+mod contain;
+mod cpu_hotplug_kselftest;
+mod fail_at;
+mod hibernate_core;
+mod hotplug;
+mod hotplug_100;
+mod hotplug_load;
+mod hypercalls;
+mod kdump;
+mod kdump_second;
+mod kexec;
+mod kexec_second;
+mod load_unload;
+mod load_unload_100;
+mod map_unmap;
+mod maxcpus;
+mod offline_at_load;
+mod pool_too_small;
+mod reboot;
+mod refuse;
+mod refuse_e2h;
+mod refuse_el1;
+mod refuse_kvm;
+mod refuse_vhe;
+mod regs;
+mod shutdown_paths;
+
+use std::{
+    fs,
+    path::Path,
+    sync::OnceLock,
+    time::Duration, //
+};
+
+use anyhow::{
+    bail,
+    ensure,
+    Result, //
+};
+
+use crate::{
+    guest::{
+        cpu,
+        module, //
+    },
+    ktap::{
+        Skip,
+        Test, //
+    },
+};
+
+/// A test, and what init must know of it.
+pub struct Program {
+    /// Name, on the kernel command line and in the results.
+    pub name: &'static str,
+    /// Time after which it counts as hung.
+    pub limit: Duration,
+    /// Is it one of `eltwo.run=all`, that is, does it need nothing special of the machine?
+    pub plain: bool,
+    /// Makes the test.
+    pub test: fn() -> Test,
+}
+
+const fn plain(name: &'static str, seconds: u64, test: fn() -> Test) -> Program {
+    Program {
+        name,
+        limit: Duration::from_secs(seconds),
+        plain: true,
+        test,
+    }
+}
+
+const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Program {
+    Program {
+        plain: false,
+        ..plain(name, seconds, test)
+    }
+}
+
+/// All tests, in the order of `eltwo.run=all`.
+pub const PROGRAMS: [Program; 25] = [
+    plain("load_unload", 60, load_unload::test),
+    plain("regs", 60, regs::test),
+    plain("hypercalls", 60, hypercalls::test),
+    plain("map_unmap", 120, map_unmap::test),
+    plain("hotplug", 120, hotplug::test),
+    plain("offline_at_load", 120, offline_at_load::test),
+    plain("fail_at", 300, fail_at::test),
+    plain("contain", 120, contain::test),
+    plain("pool_too_small", 60, pool_too_small::test),
+    plain("hibernate_core", 120, hibernate_core::test),
+    plain("hotplug_load", 300, hotplug_load::test),
+    plain("load_unload_100", 900, load_unload_100::test),
+    plain("hotplug_100", 900, hotplug_100::test),
+    plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
+    special("maxcpus", 120, maxcpus::test),
+    special("refuse_vhe", 60, refuse_vhe::test),
+    special("refuse_kvm", 60, refuse_kvm::test),
+    special("refuse_el1", 60, refuse_el1::test),
+    special("refuse_e2h", 60, refuse_e2h::test),
+    special("kexec", 120, kexec::test),
+    special("kexec_second", 120, kexec_second::test),
+    special("kdump", 120, kdump::test),
+    special("kdump_second", 120, kdump_second::test),
+    special("reboot", 60, reboot::test),
+    special("shutdown_paths", 60, shutdown_paths::test),
+];
+
+/// The test with this name.
+pub fn find(name: &str) -> Option<&'static Program> {
+    PROGRAMS.iter().find(|program| program.name == name)
+}
+
+/// CPUs that were online when the test began.
+fn online_at_start() -> &'static [usize] {
+    static ONLINE: OnceLock<Vec<usize>> = OnceLock::new();
+    ONLINE.get_or_init(|| cpu::online().unwrap_or_default())
+}
+
+/// Taint of the kernel when the test began.
+fn taint_at_start() -> u64 {
+    static TAINT: OnceLock<u64> = OnceLock::new();
+    *TAINT.get_or_init(|| taint().unwrap_or_default())
+}
+
+/// Bits of `/proc/sys/kernel/tainted`.
+pub fn taint() -> Result<u64> {
+    Ok(fs::read_to_string("/proc/sys/kernel/tainted")?
+        .trim()
+        .parse()?)
+}
+
+/// An out-of-tree module was loaded.
+const TAINT_OOT_MODULE: u64 = 1 << 12;
+/// An unsigned module was loaded.
+const TAINT_UNSIGNED_MODULE: u64 = 1 << 13;
+
+/// What every test builds on: the module is not loaded before and after, CPUs and taint are left as found.
+pub fn standard() -> Test {
+    Test::new()
+        .needs(fresh_machine)
+        .after_each(restore)
+        .finally("machine_left_as_found", left_as_found)
+}
+
+/// As [`standard`], for a test that ends with the module loaded.
+pub fn handing_over() -> Test {
+    Test::new().needs(fresh_machine)
+}
+
+fn fresh_machine() -> Result<()> {
+    ensure!(!online_at_start().is_empty(), "no CPU is online");
+    taint_at_start();
+    if !Path::new("/sys/kernel/debug").join("..").exists() || fs::read("/proc/modules").is_err() {
+        return Skip::because("needs root, /proc and debugfs");
+    }
+    if module::is_loaded()? {
+        return Skip::because("eltwo is loaded already; rmmod it first");
+    }
+    Ok(())
+}
+
+/// Puts back what a case has left behind, and fails if it had to.
+fn restore() -> Result<()> {
+    let mut left = Vec::new();
+    if module::is_loaded()? {
+        left.push("the module was still loaded".to_string());
+        module::unload()?;
+    }
+    if cpu::online()? != online_at_start() {
+        left.push(format!("CPUs {:?} were online", cpu::online()?));
+        cpu::bring_online(online_at_start())?;
+    }
+    if !left.is_empty() {
+        bail!("left behind by this case: {}", left.join(", "));
+    }
+    Ok(())
+}
+
+fn left_as_found() -> Result<()> {
+    module::nothing_left()?;
+    cpu::expect_online(online_at_start())?;
+    let fresh = taint()? & !taint_at_start() & !(TAINT_OOT_MODULE | TAINT_UNSIGNED_MODULE);
+    ensure!(fresh == 0, "new bits in the kernel's taint: {fresh:#x}");
+    Ok(())
+}
+
+/// Skips unless there are at least `count` CPUs online.
+fn needs_cpus(count: usize) -> Result<()> {
+    let online = cpu::online()?.len();
+    if online < count {
+        return Skip::because(format!("needs {count} CPUs, {online} online"));
+    }
+    Ok(())
+}
+
+fn needs_two_cpus() -> Result<()> {
+    needs_cpus(2)
+}
+
+fn needs_four_cpus() -> Result<()> {
+    needs_cpus(4)
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The size of the pool: what is too small or too large is refused with the reason, the rest is honoured.
+
+use anyhow::{
+    ensure,
+    Result, //
+};
+use nix::errno::Errno;
+
+use super::standard;
+use crate::{
+    guest::{
+        debugfs,
+        module, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+};
+
+pub fn test() -> Test {
+    standard()
+        .case("pool_of_16_kib_enomem_with_the_remedy", too_small)
+        .case("pool_larger_than_memory_enomem", too_large)
+        .case("pool_size_beyond_all_numbers_refused", absurd)
+        .case("pool_of_8_mib_is_made_of_chunks", honoured)
+        .case("smallest_pool_that_loads_also_works", smallest)
+}
+
+fn too_small() -> Result<()> {
+    let log = module::expect_refusal("pool_kib=16", Errno::ENOMEM)?;
+    ensure!(
+        log.iter()
+            .any(|line| line.contains("pool") && line.contains("pool_kib")),
+        "no message that names the remedy: {log:?}"
+    );
+    note(format!("{log:?}"));
+    Ok(())
+}
+
+fn too_large() -> Result<()> {
+    let log = module::expect_refusal("pool_kib=8589934592", Errno::ENOMEM)?;
+    ensure!(
+        log.iter().any(|line| line.contains("pool")),
+        "no message: {log:?}"
+    );
+    Ok(())
+}
+
+fn absurd() -> Result<()> {
+    match module::try_load("pool_kib=18446744073709551615")? {
+        Ok(_) => anyhow::bail!("a pool of 2^64 - 1 KiB was accepted"),
+        Err(refused) => ensure!(
+            [Errno::ENOMEM, Errno::EINVAL].contains(&refused.errno),
+            "{refused}"
+        ),
+    }
+    module::nothing_left()
+}
+
+fn honoured() -> Result<()> {
+    let loaded = module::load_with("pool_kib=8192")?;
+    let pool = debugfs::pool()?;
+    let bytes = pool["pages_total"] * pool["granule_bytes"];
+    ensure!(bytes >= 8192 << 10, "asked for 8 MiB, got {bytes} bytes");
+    ensure!(pool["chunks"] >= 2, "8 MiB in one chunk: {pool:?}");
+    debugfs::expect_online_are_hyp()?;
+    loaded.unload()
+}
+
+/// Between "refused" and "works" there is nothing: no size at which insmod succeeds and CPUs do not come up.
+fn smallest() -> Result<()> {
+    for kib in (16..=4096).step_by(16) {
+        match module::try_load(&format!("pool_kib={kib}"))? {
+            Err(refused) => ensure!(refused.errno == Errno::ENOMEM, "{kib} KiB: {refused}"),
+            Ok(loaded) => {
+                debugfs::expect_online_are_hyp()?;
+                debugfs::hypercall("ping 1")?.ok()?;
+                note(format!("{kib} KiB: {:?}", debugfs::pool()?));
+                return loaded.unload();
+            }
+        }
+    }
+    anyhow::bail!("4 MiB are not enough")
+}
