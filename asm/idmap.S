@@ -246,6 +246,8 @@ eltwo_read_reg:
 	eltwo_reg	S3_4_C1_C1_4	// HFGRTR_EL2
 	eltwo_reg	S3_4_C1_C1_5	// HFGWTR_EL2
 	eltwo_reg	S3_4_C1_C1_6	// HFGITR_EL2
+	eltwo_reg	S3_4_C3_C1_4	// HDFGRTR_EL2
+	eltwo_reg	S3_4_C3_C1_5	// HDFGWTR_EL2
 	eltwo_reg	S3_4_C1_C2_0	// ZCR_EL2
 	eltwo_reg	S3_4_C1_C2_6	// SMCR_EL2
 	.purgem	eltwo_reg

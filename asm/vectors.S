@@ -248,7 +248,17 @@ eltwo_fault:
 	mov	x6, xzr			// EL1t
 2:	add	x5, x5, x6
 	msr	elr_el2, x5
-	mov	x6, #0x3c5		// EL1h, DAIF masked
+	// PSTATE as an exception to EL1 sets it: NZCV, DIT and PAN stay, PAN is set unless SCTLR_EL1.SPAN, SSBS is
+	// SCTLR_EL1.DSSBS; the rest is 0, but for EL1h and DAIF.
+	mrs	x4, sctlr_el1
+	movz	x6, #0xf140, lsl #16
+	and	x6, x3, x6
+	tbnz	x4, #23, 3f
+	orr	x6, x6, #(1 << 22)
+3:	ubfx	x7, x4, #44, #1
+	orr	x6, x6, x7, lsl #12
+	mov	x7, #0x3c5
+	orr	x6, x6, x7
 	msr	spsr_el2, x6
 	ldp	x2, x3, [x1, #16]
 	ldp	x4, x5, [x1, #32]

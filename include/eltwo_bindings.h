@@ -17,19 +17,7 @@
 //! function (un)?register_syscore
 //! type syscore(_ops)?
 
-/* The crash path: told before the crash kernel is started, where the user asks for that. */
-#include <linux/panic_notifier.h>
-//! var panic_notifier_list
-
-/* Memory that is added or removed while the module is loaded. Only with CONFIG_MEMORY_HOTPLUG. */
-#include <linux/memory.h>
-//! function (un)?register_memory_notifier
-//! type memory_(block_state|notify)
-
-/*
- * Constants that are expressions in C: bindgen evaluates an initialiser, but no macro with casts; and no value above
- * LONG_MAX, so addresses are signed here.
- */
+/* The linear map. bindgen evaluates an initialiser, and no value above LONG_MAX, so the address is signed here. */
 #include <asm/memory.h>
-//! var ELTWO_.*
+//! var ELTWO_PAGE_OFFSET
 static const long ELTWO_PAGE_OFFSET = (long)PAGE_OFFSET;

@@ -109,7 +109,11 @@ impl Active {
         let cpu_pm = hooks::CpuPm::new()?;
         inject::check(Step::Syscore)?;
         let syscore = hooks::Syscore::new()?;
-        let hotplug = hooks::Hotplug::new()?;
+        let hotplug = hooks::Hotplug::new(&service)?;
+        // The shutdown path may have passed before the hooks were there.
+        if hooks::system_goes_down() {
+            return Err(EBUSY);
+        }
         Ok(Self {
             _hotplug: hotplug,
             _syscore: syscore,

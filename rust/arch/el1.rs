@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Arch, host side: HVC, interrupt masking and cache maintenance at EL1.
+//! Arch, host side: HVC and cache maintenance at EL1.
 //!
 //! Source: Arm ARM DDI 0487, B2.10 (caches), `arch/arm64/include/asm/assembler.h` of Linux for the errata.
 
-use core::{
-    arch::asm,
-    marker::PhantomData, //
-};
+use core::arch::asm;
 
 use super::sysreg;
 
@@ -20,7 +17,7 @@ pub(crate) type HvcRegs = [u64; 5];
 ///
 /// - EL2 exists and HVC is enabled, otherwise the instruction is UNDEFINED.
 /// - The caller answers for what EL2 does with the call, which can be anything.
-/// - Interrupts are masked if the call depends on which CPU it is made.
+/// - Interrupts are off if the call depends on which CPU it is made.
 #[inline(never)]
 pub(crate) unsafe fn hvc(regs: HvcRegs) -> HvcRegs {
     let [mut x0, mut x1, mut x2, mut x3, mut x4] = regs;
@@ -41,41 +38,6 @@ pub(crate) unsafe fn hvc(regs: HvcRegs) -> HvcRegs {
         )
     };
     [x0, x1, x2, x3, x4]
-}
-
-/// Interrupts of this CPU are masked for as long as this lives; so the task stays on its CPU.
-pub(crate) struct IrqsMasked {
-    daif: u64,
-    /// The value belongs to one CPU.
-    _not_send: PhantomData<*mut ()>,
-}
-
-impl IrqsMasked {
-    /// Masks IRQ and FIQ in PSTATE, which is stronger than the kernel's priority mask (pseudo-NMI).
-    pub(crate) fn new() -> Self {
-        let daif: u64;
-        // SAFETY: Masking interrupts is always allowed; `drop` puts PSTATE.DAIF back. No `nomem`: the compiler must not
-        // move an access out of the masked section.
-        unsafe {
-            asm!(
-                "mrs {}, daif",
-                "msr daifset, #3",
-                out(reg) daif,
-                options(nostack, preserves_flags)
-            )
-        };
-        Self {
-            daif,
-            _not_send: PhantomData,
-        }
-    }
-}
-
-impl Drop for IrqsMasked {
-    fn drop(&mut self) {
-        // SAFETY: The value was read by `new`, on this CPU.
-        unsafe { asm!("msr daif, {}", in(reg) self.daif, options(nostack, preserves_flags)) };
-    }
 }
 
 /// How far a line of the data cache reaches, and whether an erratum asks for every operation twice.

@@ -20,7 +20,8 @@ pub(crate) struct Cpu;
 macro_rules! plain {
     ($instruction:literal) => {
         // SAFETY: A barrier or an invalidation is always allowed at EL2: it changes no data, and a translation that is
-        // still wanted is walked anew. No `nomem`: it keeps its place among the accesses to the tables.
+        // still wanted is walked anew. VTTBR_EL2 is written for the time of an invalidation alone, and put back. No
+        // `nomem`: each keeps its place among the accesses to the tables.
         unsafe { asm!($instruction, options(nostack, preserves_flags)) }
     };
 }
@@ -47,7 +48,6 @@ impl TlbPort for Cpu {
             Op::Tlbi(Tlbi::Ipas2le1is(operand)) => with_operand!("tlbi ipas2le1is", operand),
             Op::Tlbi(Tlbi::Vmalle1is) => plain!("tlbi vmalle1is"),
             Op::Tlbi(Tlbi::Vmalls12e1is) => plain!("tlbi vmalls12e1is"),
-            // The VMID alone decides nothing while HCR_EL2.VM is 0 and no guest runs.
             Op::WriteVttbr(value) => with_operand!("msr vttbr_el2", value),
         }
     }
@@ -76,6 +76,32 @@ pub(crate) fn translate(va: u64, write: bool) -> u64 {
         )
     };
     par
+}
+
+/// Reads `va`, which nothing maps, for the containment test.
+pub(crate) fn fault_by_read(va: u64) {
+    // SAFETY: The exception is contained by the vectors of this image; nothing after it runs.
+    unsafe { asm!("ldr xzr, [{}]", in(reg) va, options(nostack, preserves_flags)) };
+}
+
+/// Writes to `va`, which is mapped read-only, for the containment test.
+pub(crate) fn fault_by_write(va: u64) {
+    // SAFETY: As in `fault_by_read`. It writes what is there already, should it succeed.
+    unsafe {
+        asm!(
+            "ldr {word:w}, [{va}]",
+            "str {word:w}, [{va}]",
+            va = in(reg) va,
+            word = out(reg) _,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// Branches to `va`, which is execute-never, for the containment test.
+pub(crate) fn fault_by_branch(va: u64) {
+    // SAFETY: As in `fault_by_read`.
+    unsafe { asm!("blr {}", in(reg) va, out("x30") _, options(nostack)) };
 }
 
 /// Executes BRK, for the containment test.

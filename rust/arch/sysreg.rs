@@ -39,6 +39,8 @@ readers! {
     id_aa64mmfr0 = "ID_AA64MMFR0_EL1";
     /// ID_AA64MMFR1_EL1: VHE, HCX, VMID width.
     id_aa64mmfr1 = "ID_AA64MMFR1_EL1";
+    /// CNTV_CTL_EL0: control of the virtual timer.
+    cntv_ctl = "CNTV_CTL_EL0";
     /// TCR_EL1: what the kernel chose for its own tables.
     tcr_el1 = "TCR_EL1";
     /// MAIR_EL1: memory types by index.

@@ -43,7 +43,7 @@ pub enum Call {
     Ping = CALL_BASE + 1,
     /// Returns x1 = CPU number, x2 = hypercalls taken on this CPU, x3 = VBAR_EL2, x4 = TTBR0_EL2.
     CpuInfo = CALL_BASE + 2,
-    /// Maps x1 = PA, x2 = bytes, x3 = protection ([`PROT_READ`], [`PROT_READ_WRITE`]) in the linear window. Returns x1 = hyp VA.
+    /// Maps x1 = PA, x2 = bytes (at most [`MAX_MAP_PAGES`] pages), x3 = protection ([`PROT_READ`], [`PROT_READ_WRITE`]) in the linear window. Returns x1 = hyp VA.
     Map = CALL_BASE + 3,
     /// Unmaps x1 = hyp VA, x2 = bytes.
     Unmap = CALL_BASE + 4,
@@ -58,7 +58,7 @@ pub enum Call {
     At = CALL_BASE + 8,
     /// Puts this CPU back to what was found at init. Returns x0 = 0 from the kernel's stub.
     Reset = CALL_BASE + 9,
-    /// Returns x1 = value of register number x1 of [`crate::common::regs`].
+    /// Returns x1 = value of register number x1 of [`crate::common::regs::IMAGE`]; not found if this CPU lacks it.
     ReadReg = CALL_BASE + 10,
     /// Returns x1 = pages in the pool, x2 = free pages, x3 = pages that hold tables, x4 = TLBIs issued so far.
     PoolInfo = CALL_BASE + 11,
@@ -95,6 +95,9 @@ impl Call {
             .find(|call| *call as u64 == x0)
     }
 }
+
+/// Most pages that one [`Call::Map`] or [`Call::Unmap`] takes: interrupts of the CPU are off meanwhile.
+pub const MAX_MAP_PAGES: u64 = 512;
 
 /// Protection argument of [`Call::Map`]: EL2 may read.
 pub const PROT_READ: u64 = 1;
@@ -160,16 +163,19 @@ pub enum Provoke {
     StackOverflow = 3,
     /// BRK.
     Brk = 4,
+    /// BRK while the lock of the runtime PGD is held.
+    UnderLock = 5,
 }
 
 impl Provoke {
     /// Every way with its name.
-    pub const ALL: [(Provoke, &'static str); 5] = [
+    pub const ALL: [(Provoke, &'static str); 6] = [
         (Provoke::ReadUnmapped, "read-unmapped"),
         (Provoke::WriteText, "write-text"),
         (Provoke::ExecData, "exec-data"),
         (Provoke::StackOverflow, "stack-overflow"),
         (Provoke::Brk, "brk"),
+        (Provoke::UnderLock, "under-lock"),
     ];
 
     /// The way with number `x1`, if there is one.
@@ -311,6 +317,8 @@ pub struct CpuContext {
     pub shared_va: u64,
     /// Number of this CPU. Filled by the host.
     pub cpu: u64,
+    /// One bit for each register of [`crate::common::regs::IMAGE`] that this CPU has. Filled by the host.
+    pub present: u64,
     /// Calls that reached the Rust dispatcher. Counted by EL2.
     pub hypercalls: u64,
     /// Exceptions taken at EL2. Counted by EL2.

@@ -6,7 +6,7 @@
 //! it runs; the host gives every chunk back at unload. A page has one [`Use`] at a time, so the counts always add up.
 //!
 //! [`Pool`] is plain data in the pool's own first pages, followed there by one [`PageMeta`] per page. All fields are
-//! atomics: the host reads them for debugfs while EL2 changes them. Changes are made under the lock of
+//! atomics: the host reads them for debugfs while EL2 changes them. Changes are made at EL2 under the lock of
 //! [`crate::common::shared::Shared`], or before any CPU is at EL2 with us.
 
 use core::sync::atomic::{
@@ -207,9 +207,12 @@ impl Pool {
         Ok(value)
     }
 
-    /// Count of live entries of the table at `address`.
+    /// Count of live entries of the table at `address`. Reads only, so it needs no lock.
     pub fn entries(&self, meta: &[PageMeta], address: PhysAddr) -> Result<u32, PoolError> {
-        self.adjust_entries(meta, address, 0)
+        let page = self.page_of(meta, address, Use::Table)?;
+        meta.get(page as usize)
+            .map(PageMeta::value)
+            .ok_or(PoolError::NotOurs)
     }
 
     /// Whether `address` is in a page of the pool.

@@ -2,9 +2,9 @@
 
 //! Common: the EL2 register image, and the constants that we write to EL2 registers.
 //!
-//! The image is every EL2 register that software can own. The registers that an exception overwrites (ESR, FAR, HPFAR,
-//! ELR and SPSR of EL2) and the running counters are not in it. `asm/idmap.S` reads register `n` by its place in
-//! [`IMAGE`], so both lists are in the same order; a test in the VM compares them by name.
+//! The image is what we touch, and everything else at EL2 that Armv8.0 has or that Linux sets up for an extension and a
+//! hypervisor could change by mistake. Not in it: what an exception overwrites (ESR, FAR, HPFAR, ELR and SPSR of EL2), and
+//! running counters. `asm/idmap.S` reads register `n` by its place in [`IMAGE`], so both lists are in the same order.
 //!
 //! Source: Arm ARM DDI 0487, D24 (registers), `asm/sysreg.h` of Linux for what the kernel sets.
 
@@ -58,12 +58,14 @@ pub mod index {
     pub const SP: u64 = 5;
     /// HCR_EL2.
     pub const HCR: u64 = 6;
+    /// CPTR_EL2.
+    pub const CPTR: u64 = 9;
     /// ICC_SRE_EL2.
     pub const ICC_SRE: u64 = 23;
 }
 
 /// The register image, in the order of `eltwo_read_reg` in `asm/idmap.S`.
-pub const IMAGE: [Register; 33] = [
+pub const IMAGE: [Register; 35] = [
     reg("SCTLR_EL2", Needs::Nothing),
     reg("VBAR_EL2", Needs::Nothing),
     reg("TTBR0_EL2", Needs::Nothing),
@@ -95,6 +97,8 @@ pub const IMAGE: [Register; 33] = [
     reg("HFGRTR_EL2", Needs::Fgt),
     reg("HFGWTR_EL2", Needs::Fgt),
     reg("HFGITR_EL2", Needs::Fgt),
+    reg("HDFGRTR_EL2", Needs::Fgt),
+    reg("HDFGWTR_EL2", Needs::Fgt),
     reg("ZCR_EL2", Needs::Sve),
     reg("SMCR_EL2", Needs::Sme),
 ];
@@ -106,6 +110,14 @@ pub const ICC_SRE_EL2_SRE: u64 = 1;
 pub mod hcr {
     /// E2H: EL2 has EL1's register layouts (VHE, or hVHE).
     pub const E2H: u64 = 1 << 34;
+}
+
+/// CPTR_EL2 with HCR_EL2.E2H = 0.
+pub mod cptr {
+    /// TZ: SVE, and so ZCR_EL2, traps to EL2.
+    pub const TZ: u64 = 1 << 8;
+    /// TSM: SME, and so SMCR_EL2, traps to EL2.
+    pub const TSM: u64 = 1 << 12;
 }
 
 /// SCTLR_EL2 with HCR_EL2.E2H = 0.
@@ -122,13 +134,15 @@ pub mod sctlr {
     pub const WXN: u64 = 1 << 19;
     /// EOS: exception exit is context synchronising (RES1 without FEAT_ExS).
     pub const EOS: u64 = 1 << 11;
+    /// IESB: an implicit error synchronization at exception entry and return (RES0 without FEAT_IESB).
+    pub const IESB: u64 = 1 << 21;
     /// EIS: exception entry is context synchronising (RES1 without FEAT_ExS).
     pub const EIS: u64 = 1 << 22;
     /// Bits that are RES1 in Armv8.0: 29, 28, 23, 18, 16, 5, 4.
     pub const RES1: u64 =
         (1 << 29) | (1 << 28) | (1 << 23) | (1 << 18) | (1 << 16) | (1 << 5) | (1 << 4);
     /// What we run with.
-    pub const MMU_ON: u64 = M | C | SA | I | WXN | EOS | EIS | RES1;
+    pub const MMU_ON: u64 = M | C | SA | I | WXN | EOS | EIS | IESB | RES1;
 }
 
 /// TCR_EL2 with HCR_EL2.E2H = 0.

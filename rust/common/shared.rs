@@ -157,12 +157,16 @@ impl Shared {
     ///
     /// # Safety
     ///
-    /// `self` is the [`Shared`] at the start of a pool with room behind it for as many entries as [`Self::new`] was told.
-    pub unsafe fn meta(&self) -> &[PageMeta] {
-        let start = NonNull::from(self).cast::<u8>().as_ptr();
-        let first = start.wrapping_add(META_OFFSET).cast::<PageMeta>();
-        // SAFETY: By the contract, `meta_count` entries stand there; they are atomics, so sharing them is sound.
-        unsafe { slice::from_raw_parts(first, self.meta_count as usize) }
+    /// `shared` points at the start of a pool, with room behind the [`Shared`] there for as many entries as [`Self::new`]
+    /// was told; and all of that lives for `'a`.
+    pub unsafe fn meta<'a>(shared: NonNull<Self>) -> &'a [PageMeta] {
+        let first = shared.cast::<u8>().as_ptr().wrapping_add(META_OFFSET);
+        // SAFETY: By the contract. The pointer is that of the whole pool, not of the `Shared` alone; the entries are
+        // atomics, so sharing them is sound.
+        unsafe {
+            let count = (&raw const (*shared.as_ptr()).meta_count).read();
+            slice::from_raw_parts(first.cast::<PageMeta>(), count as usize)
+        }
     }
 
     /// Whether all of `range` is RAM in one piece.

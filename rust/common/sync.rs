@@ -2,8 +2,8 @@
 
 //! Common: the lock of data that several CPUs change at EL2.
 //!
-//! The host takes it too, but only while no CPU is at EL2 with us (load and unload), so neither side ever waits for a
-//! holder that was interrupted: at EL2 interrupts are masked, and the host's use has no contender.
+//! Only EL2 takes it, with interrupts masked, so a holder is never interrupted. It can take an exception, though: then nobody
+//! releases the lock, and the host breaks it, so that no CPU waits at EL2 for ever.
 
 use core::{
     hint,
@@ -19,6 +19,7 @@ use core::{
 pub struct TicketLock {
     next: AtomicU32,
     serving: AtomicU32,
+    broken: AtomicU32,
 }
 
 impl TicketLock {
@@ -27,17 +28,30 @@ impl TicketLock {
         Self {
             next: AtomicU32::new(0),
             serving: AtomicU32::new(0),
+            broken: AtomicU32::new(0),
         }
     }
 
-    /// Waits for the lock and holds it until the guard is dropped.
-    pub fn lock(&self) -> TicketGuard<'_> {
+    /// Waits for the lock and holds it until the guard is dropped; `None` once it is broken.
+    pub fn lock(&self) -> Option<TicketGuard<'_>> {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         // Acquire: what the previous holder wrote is seen from here on.
         while self.serving.load(Ordering::Acquire) != ticket {
+            if self.is_broken() {
+                return None;
+            }
             hint::spin_loop();
         }
-        TicketGuard { lock: self }
+        (!self.is_broken()).then_some(TicketGuard { lock: self })
+    }
+
+    /// Makes every wait for the lock fail, now and later: its holder may never come back.
+    pub fn break_up(&self) {
+        self.broken.store(1, Ordering::Relaxed);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -98,5 +112,18 @@ mod tests {
             }
         });
         assert_eq!(shared.value.into_inner(), 4_000);
+    }
+
+    #[test]
+    fn ticket_lock_broken_while_held_lets_the_waiter_go() {
+        let lock = TicketLock::new();
+        let held = lock.lock().unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| lock.lock().is_none());
+            lock.break_up();
+            assert!(waiter.join().unwrap());
+        });
+        drop(held);
+        assert!(lock.lock().is_none());
     }
 }

@@ -10,33 +10,33 @@
 //!    '------------------- (reset) <--------------'
 //! ```
 //!
-//! All functions that move a CPU run on that CPU with interrupts masked, so a CPU's state has one writer.
+//! All functions that move a CPU run on that CPU with interrupts off ([`IrqsOff`]), so a CPU's state has one writer.
 
-use core::{
-    ptr::NonNull,
+use core::ptr::NonNull;
+
+use kernel::{
+    prelude::*,
     sync::atomic::{
-        AtomicBool,
-        AtomicU64,
-        AtomicU8,
-        Ordering::Relaxed, //
+        Atomic,
+        Full,
+        Relaxed, //
     },
 };
 
-use kernel::prelude::*;
-
 use super::{
+    hooks::IrqsOff,
     inject::{
         self,
         Step, //
     },
     probe,
-    service::Service, //
+    service::Service,
+    trouble::Trouble, //
 };
 use crate::{
     arch::el1::{
         self,
-        HvcRegs,
-        IrqsMasked, //
+        HvcRegs, //
     },
     common::{
         abi::{
@@ -48,6 +48,7 @@ use crate::{
             ABI_VERSION,
             HVC_SOFT_RESTART, //
         },
+        addr::PhysAddr,
         regs::{
             self,
             index,
@@ -59,7 +60,7 @@ use crate::{
 
 /// Where a CPU is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[repr(u32)]
 pub(crate) enum State {
     /// The kernel's stub owns EL2 of this CPU, as before we came; also while it is offline.
     Stub = 0,
@@ -74,7 +75,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn from_number(number: u8) -> State {
+    fn from_number(number: u32) -> State {
         match number {
             1 => State::Boot,
             2 => State::Hyp,
@@ -102,17 +103,18 @@ type Image = [Option<u64>; IMAGE.len()];
 /// One possible CPU.
 pub(crate) struct Cpu {
     number: u32,
-    state: AtomicU8,
+    state: Atomic<u32>,
     /// It was ours when it went to sleep, and is to be ours when it wakes.
-    asleep: AtomicBool,
+    asleep: Atomic<bool>,
     /// Times that init was completed, and that the way back was.
-    inits: AtomicU64,
-    resets: AtomicU64,
-    /// The image before the last init, and whether each register exists here.
-    before: [AtomicU64; IMAGE.len()],
-    present: AtomicU64,
-    /// Its context page, in the kernel's linear map.
+    inits: Atomic<u64>,
+    resets: Atomic<u64>,
+    /// The image before the last init, and one bit for each register that exists here.
+    before: [Atomic<u64>; IMAGE.len()],
+    present: Atomic<u64>,
+    /// Its context page, in the kernel's linear map, and where init finds `boot` in it.
     context: NonNull<CpuContext>,
+    boot_pa: PhysAddr,
 }
 
 // SAFETY: The context is pool memory, which outlives the `Cpu`; what is shared in it with EL2 is accessed by volatile
@@ -128,17 +130,19 @@ impl Cpu {
     ///
     /// # Safety
     ///
-    /// `context` is a page of the pool that nobody else writes, filled but for `saved`, and outlives the result.
-    pub(crate) unsafe fn new(number: u32, context: NonNull<CpuContext>) -> Self {
+    /// `context` is a page of the pool that nobody else writes, filled but for `saved` and `present`, and outlives the
+    /// result; `boot_pa` is where its `boot` is.
+    pub(crate) unsafe fn new(number: u32, context: NonNull<CpuContext>, boot_pa: PhysAddr) -> Self {
         Self {
             number,
-            state: AtomicU8::new(State::Stub as u8),
-            asleep: AtomicBool::new(false),
-            inits: AtomicU64::new(0),
-            resets: AtomicU64::new(0),
-            before: [const { AtomicU64::new(0) }; IMAGE.len()],
-            present: AtomicU64::new(0),
+            state: Atomic::new(State::Stub as u32),
+            asleep: Atomic::new(false),
+            inits: Atomic::new(0),
+            resets: Atomic::new(0),
+            before: [const { Atomic::new(0) }; IMAGE.len()],
+            present: Atomic::new(0),
             context,
+            boot_pa,
         }
     }
 
@@ -148,7 +152,7 @@ impl Cpu {
     }
 
     fn set_state(&self, state: State) {
-        self.state.store(state as u8, Relaxed);
+        self.state.store(state as u32, Relaxed);
     }
 
     /// Its number.
@@ -206,59 +210,72 @@ impl Cpu {
             .map(|(place, value)| (place, value.load(Relaxed)))
     }
 
-    /// From the stub to EL2. Nothing is left behind if it fails.
-    pub(crate) fn bring_up(&self, service: &Service, masked: &IrqsMasked) -> Result {
+    /// From the stub to EL2. If it fails, the stub owns EL2 of this CPU as before.
+    pub(crate) fn bring_up(&self, service: &Service, irqs: &IrqsOff) -> Result<(), Trouble> {
         if self.state() == State::Hyp {
             return Ok(());
         }
         self.set_state(State::Boot);
-        let result = self.try_bring_up(service, masked);
+        let result = self.try_bring_up(service, irqs);
         self.set_state(match result {
             Ok(()) => State::Hyp,
+            Err(Trouble::Fault) => State::Faulted,
             Err(_) => State::Refused,
         });
         result
     }
 
-    fn try_bring_up(&self, service: &Service, masked: &IrqsMasked) -> Result {
+    fn try_bring_up(&self, service: &Service, irqs: &IrqsOff) -> Result<(), Trouble> {
         inject::check_on(Step::CpuAdmit, self.number)?;
-        probe::admit_this_cpu(&service.machine, self.number)?;
+        probe::admit_this_cpu(&service.machine)?;
         inject::check_on(Step::CpuSave, self.number)?;
-        let image = self.read_image(service, masked)?;
-        self.remember(&image);
-        self.enter(service, masked, saved(&image)?)?;
-        self.verify(masked).inspect_err(|_| {
-            // The CPU is at EL2 with us: take it back by the way that always works.
-            let _ = self.leave(masked);
-        })?;
+        service.clean_if_stale();
+        let image = self.read_image(service, irqs);
+        if value(&image, index::HCR) & regs::hcr::E2H != 0 {
+            return Err(Trouble::E2h);
+        }
+        if value(&image, index::SCTLR) & regs::sctlr::M != 0 {
+            return Err(Trouble::MmuOn);
+        }
+        let present = self.remember(&image);
+        inject::check_on(Step::CpuInit, self.number)?;
+        self.enter(service, irqs, saved(&image), present)?;
         self.inits.fetch_add(1, Relaxed);
-        Ok(())
+        let verified = self.verify(irqs);
+        match verified {
+            Ok(()) => {}
+            // The stub owns EL2 already.
+            Err(Trouble::Fault) => service.on_fault(),
+            // The CPU is at EL2 with us: take it back by the way that always works.
+            Err(_) => self.leave(service, irqs)?,
+        }
+        verified
     }
 
     /// From EL2 to the stub, with the register image compared. Idempotent.
-    pub(crate) fn take_down(&self, service: &Service, masked: &IrqsMasked) {
+    pub(crate) fn take_down(&self, service: &Service, irqs: &IrqsOff) -> Result<(), Trouble> {
         self.asleep.store(false, Relaxed);
         if self.state() != State::Hyp {
-            return;
+            return Ok(());
         }
-        if self.leave(masked) {
-            self.compare(service, masked);
-        }
+        self.leave(service, irqs)?;
+        self.compare(service, irqs);
+        Ok(())
     }
 
-    /// As [`Self::take_down`] for a nap that may last microseconds: no comparison, no message.
-    pub(crate) fn suspend(&self, masked: &IrqsMasked) {
-        if self.state() == State::Hyp && self.leave(masked) {
+    /// As [`Self::take_down`] for a nap that may last microseconds: no comparison.
+    pub(crate) fn suspend(&self, service: &Service, irqs: &IrqsOff) {
+        if self.state() == State::Hyp && self.leave(service, irqs).is_ok() {
             self.asleep.store(true, Relaxed);
         }
     }
 
     /// Undoes [`Self::suspend`], if there was one.
-    pub(crate) fn resume(&self, service: &Service, masked: &IrqsMasked) {
-        if self.asleep.swap(false, Relaxed) {
-            if let Err(error) = self.bring_up(service, masked) {
-                pr_err!("CPU{}: not taken after a nap: {error:?}\n", self.number);
-            }
+    pub(crate) fn resume(&self, service: &Service, irqs: &IrqsOff) -> Result<(), Trouble> {
+        if self.asleep.xchg(false, Full) {
+            self.bring_up(service, irqs)
+        } else {
+            Ok(())
         }
     }
 
@@ -267,29 +284,37 @@ impl Cpu {
     /// # Errors
     ///
     /// `EBUSY` if EL2 of this CPU is not ours, `EIO` if the call ended in an exception at EL2: then the CPU is at the
-    /// stub.
-    pub(crate) fn call(&self, call: u64, args: [u64; 4], _masked: &IrqsMasked) -> Result<HvcRegs> {
+    /// stub, with the register image compared.
+    pub(crate) fn call(
+        &self,
+        service: &Service,
+        call: u64,
+        args: [u64; 4],
+        irqs: &IrqsOff,
+    ) -> Result<HvcRegs> {
         if self.state() != State::Hyp {
             return Err(EBUSY);
         }
         let [x1, x2, x3, x4] = args;
-        // SAFETY: This CPU's EL2 is ours, and interrupts are masked.
+        // SAFETY: This CPU's EL2 is ours, and interrupts are off.
         let regs = unsafe { el1::hvc([call, x1, x2, x3, x4]) };
         if Status::from_x0(regs[0]) == Some(Status::Fault) {
             self.set_state(State::Faulted);
+            service.on_fault();
+            self.compare(service, irqs);
             return Err(EIO);
         }
         Ok(regs)
     }
 
     /// Reads register `place` where it is now. The CPU's EL2 is ours.
-    pub(crate) fn read_live(&self, place: usize, masked: &IrqsMasked) -> Result<u64> {
-        self.call(Call::ReadReg as u64, [place as u64, 0, 0, 0], masked)
+    pub(crate) fn read_live(&self, service: &Service, place: usize, irqs: &IrqsOff) -> Result<u64> {
+        self.call(service, Call::ReadReg as u64, [place as u64, 0, 0, 0], irqs)
             .map(|regs| regs[1])
     }
 
     /// Reads one register by way of the kernel's stub, which leaves everything as it is.
-    fn read_at_stub(&self, service: &Service, place: usize, _masked: &IrqsMasked) -> u64 {
+    fn read_at_stub(&self, service: &Service, place: usize, _irqs: &IrqsOff) -> u64 {
         let entry = service.image.entry_read_reg_pa();
         // SAFETY: The stub owns EL2 of this CPU. The page at `entry` has been cleaned to the PoC, reads one register and
         // returns.
@@ -297,29 +322,28 @@ impl Cpu {
         x0
     }
 
-    fn read_image(&self, service: &Service, masked: &IrqsMasked) -> Result<Image> {
+    /// Reads every register that exists here. A register that is UNDEFINED, or that traps at EL2 itself, must not be
+    /// touched: the stub would return to the same instruction for ever.
+    fn read_image(&self, service: &Service, irqs: &IrqsOff) -> Image {
         let mut image = [None; IMAGE.len()];
         for (place, register) in IMAGE.iter().enumerate() {
-            let icc_sre = image.get(index::ICC_SRE as usize).copied().flatten();
-            let exists = probe::this_cpu_has(register.needs)
-                && (register.needs != Needs::GicSre
-                    || icc_sre.is_some_and(|sre| sre & regs::ICC_SRE_EL2_SRE != 0));
-            if let Some(slot) = image.get_mut(place).filter(|_| exists) {
-                *slot = Some(self.read_at_stub(service, place, masked));
+            let enabled = match register.needs {
+                Needs::GicSre => value(&image, index::ICC_SRE) & regs::ICC_SRE_EL2_SRE != 0,
+                Needs::Sve => value(&image, index::CPTR) & regs::cptr::TZ == 0,
+                Needs::Sme => value(&image, index::CPTR) & regs::cptr::TSM == 0,
+                _ => true,
+            };
+            if enabled && probe::this_cpu_has(register.needs) {
+                if let Some(slot) = image.get_mut(place) {
+                    *slot = Some(self.read_at_stub(service, place, irqs));
+                }
             }
         }
-        if value(&image, index::HCR)? & regs::hcr::E2H != 0 {
-            pr_err!("refused: CPU{}: EL2 runs with HCR_EL2.E2H=1, which is not supported; on a CPU that has VHE only no boot argument changes that, elsewhere remove what set it\n", self.number);
-            return Err(ENODEV);
-        }
-        if value(&image, index::SCTLR)? & regs::sctlr::M != 0 {
-            pr_err!("refused: CPU{}: the MMU of EL2 is on under the stub, so EL2 is in use; remove what uses it\n", self.number);
-            return Err(EBUSY);
-        }
-        Ok(image)
+        image
     }
 
-    fn remember(&self, image: &Image) {
+    /// Keeps the image, and returns which registers are in it.
+    fn remember(&self, image: &Image) -> u64 {
         let mut present = 0;
         for (place, (before, now)) in self.before.iter().zip(image).enumerate() {
             if let Some(now) = now {
@@ -328,14 +352,23 @@ impl Cpu {
             }
         }
         self.present.store(present, Relaxed);
+        present
     }
 
     /// Init: one HVC, from the stub to the runtime address space.
-    fn enter(&self, service: &Service, _masked: &IrqsMasked, saved: SavedRegs) -> Result {
-        inject::check_on(Step::CpuInit, self.number)?;
+    fn enter(
+        &self,
+        service: &Service,
+        _irqs: &IrqsOff,
+        saved: SavedRegs,
+        present: u64,
+    ) -> Result<(), Trouble> {
         let context = self.context.as_ptr();
         // SAFETY: The CPU is at the stub, so EL2 does not look at its context, and this is its one writer.
-        unsafe { (&raw mut (*context).saved).write(saved) };
+        unsafe {
+            (&raw mut (*context).saved).write(saved);
+            (&raw mut (*context).present).write(present);
+        }
         // SAFETY: The context is in the kernel's linear map. Init reads `boot` in it with the MMU off; and no line of
         // this page may stay behind in the cache of a CPU that goes away.
         unsafe {
@@ -345,50 +378,52 @@ impl Cpu {
                 .clean_to_poc(context.cast(), size_of::<CpuContext>())
         };
         let entry = service.image.entry_init_pa();
-        let params = service.boot_params_pa(self.context);
         // SAFETY: The stub owns EL2. The image and `boot` are complete and cleaned to the PoC, the tables are published.
-        let [x0, ..] = unsafe { el1::hvc([HVC_SOFT_RESTART, entry, params, 0, 0]) };
-        if x0 != 0 {
-            pr_err!("CPU{}: init answered {x0:#x}\n", self.number);
-            return Err(EIO);
+        let [x0, ..] = unsafe { el1::hvc([HVC_SOFT_RESTART, entry, self.boot_pa.raw(), 0, 0]) };
+        match x0 {
+            0 => Ok(()),
+            x0 => Err(Trouble::Answer(x0)),
         }
-        Ok(())
     }
 
-    fn verify(&self, _masked: &IrqsMasked) -> Result {
+    /// The first call after init.
+    fn verify(&self, _irqs: &IrqsOff) -> Result<(), Trouble> {
         inject::check_on(Step::CpuVerify, self.number)?;
         // SAFETY: Init has just made EL2 of this CPU ours.
         let [x0, x1, ..] = unsafe { el1::hvc([Call::Version as u64, 0, 0, 0, 0]) };
-        if Status::from_x0(x0) != Some(Status::Ok) || x1 != ABI_VERSION {
-            pr_err!(
-                "CPU{}: EL2 answered {x0:#x} {x1:#x} to the first call\n",
-                self.number
-            );
-            return Err(EIO);
+        match Status::from_x0(x0) {
+            Some(Status::Ok) if x1 == ABI_VERSION => Ok(()),
+            Some(Status::Fault) => Err(Trouble::Fault),
+            _ => Err(Trouble::Answer(x0)),
         }
-        Ok(())
     }
 
-    /// Reset: EL2 of this CPU is the stub's again. False if EL2 did not answer as it should.
-    fn leave(&self, _masked: &IrqsMasked) -> bool {
+    /// Reset: EL2 of this CPU is the stub's again.
+    fn leave(&self, service: &Service, _irqs: &IrqsOff) -> Result<(), Trouble> {
         // SAFETY: EL2 of this CPU is ours. The call is answered by the stub's exception return.
         let [x0, ..] = unsafe { el1::hvc([Call::Reset as u64, 0, 0, 0, 0]) };
-        let done = x0 == 0;
-        self.set_state(if done { State::Stub } else { State::Faulted });
-        if done {
+        if x0 == 0 {
+            self.set_state(State::Stub);
             self.resets.fetch_add(1, Relaxed);
-        } else {
-            pr_err!("CPU{}: reset answered {x0:#x}\n", self.number);
+            return Ok(());
         }
-        done
+        self.set_state(State::Faulted);
+        service.on_fault();
+        if Status::from_x0(x0) == Some(Status::Fault) {
+            return Err(Trouble::Fault);
+        }
+        if !probe::stub_owns_el2() {
+            service.pool.abandon();
+        }
+        Err(Trouble::Answer(x0))
     }
 
     /// Compares the register image with the one before init. A difference is a bug of ours.
-    pub(crate) fn compare(&self, service: &Service, masked: &IrqsMasked) {
+    fn compare(&self, service: &Service, irqs: &IrqsOff) {
         let mut equal = 0;
         let mut different = 0;
         for (place, before) in self.image_before() {
-            let now = self.read_at_stub(service, place, masked);
+            let now = self.read_at_stub(service, place, irqs);
             if now == before {
                 equal += 1;
             } else {
@@ -414,18 +449,19 @@ impl Cpu {
     }
 }
 
-fn value(image: &Image, place: u64) -> Result<u64> {
-    image.get(place as usize).copied().flatten().ok_or(EIO)
+/// The value of the register at `place`; 0 if it does not exist here.
+fn value(image: &Image, place: u64) -> u64 {
+    image.get(place as usize).copied().flatten().unwrap_or(0)
 }
 
-/// What reset has to write back, out of the image.
-fn saved(image: &Image) -> Result<SavedRegs> {
-    Ok(SavedRegs {
-        sctlr: value(image, index::SCTLR)?,
-        vbar: value(image, index::VBAR)?,
-        ttbr0: value(image, index::TTBR0)?,
-        tcr: value(image, index::TCR)?,
-        mair: value(image, index::MAIR)?,
-        sp: value(image, index::SP)?,
-    })
+/// What reset has to write back, out of the image. All of these exist on every CPU.
+fn saved(image: &Image) -> SavedRegs {
+    SavedRegs {
+        sctlr: value(image, index::SCTLR),
+        vbar: value(image, index::VBAR),
+        ttbr0: value(image, index::TTBR0),
+        tcr: value(image, index::TCR),
+        mair: value(image, index::MAIR),
+        sp: value(image, index::SP),
+    }
 }

@@ -43,15 +43,15 @@ use kernel::{
 };
 
 use super::{
-    cpu::State,
+    cpu::{
+        Cpu,
+        State, //
+    },
     hooks,
     service::Service, //
 };
 use crate::{
-    arch::el1::{
-        HvcRegs,
-        IrqsMasked, //
-    },
+    arch::el1::HvcRegs,
     bindings,
     common::{
         abi::{
@@ -269,23 +269,20 @@ struct LiveImage {
 
 impl LiveImage {
     fn read(service: &Service, number: u32) -> Self {
-        let values = hooks::on_cpu(service, number, |service| {
-            let masked = IrqsMasked::new();
+        let values = hooks::on_cpu(number, |irqs| {
             let mut values = [None; IMAGE.len()];
-            if let Some(cpu) = service
-                .this_cpu(&masked)
-                .filter(|cpu| cpu.state() == State::Hyp)
-            {
-                for (place, _) in cpu.image_before() {
-                    if let (Some(slot), Ok(value)) =
-                        (values.get_mut(place), cpu.read_live(place, &masked))
-                    {
-                        *slot = Some(value);
-                    }
+            let cpu = service
+                .this_cpu(irqs)
+                .filter(|cpu| cpu.state() == State::Hyp);
+            for (place, _) in cpu.into_iter().flat_map(Cpu::image_before) {
+                let value = cpu.and_then(|cpu| cpu.read_live(service, place, irqs).ok());
+                if let Some(slot) = values.get_mut(place) {
+                    *slot = value;
                 }
             }
             values
         });
+        service.settle();
         Self {
             values: values.unwrap_or([None; IMAGE.len()]),
         }
@@ -343,6 +340,7 @@ fn show_tables(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn show_log(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    files.service.settle();
     write!(f, "{}", *files.service.log.lock())
 }
 

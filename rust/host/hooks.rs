@@ -8,11 +8,8 @@
 //! Contexts: see each callback. Source: `kernel/cpu.c`, `kernel/cpu_pm.c`, `drivers/base/syscore.c` of Linux.
 
 use core::{
-    ptr::null_mut,
-    sync::atomic::{
-        AtomicPtr,
-        Ordering, //
-    },
+    marker::PhantomData,
+    ptr::null_mut, //
 };
 
 use kernel::{
@@ -22,20 +19,42 @@ use kernel::{
         c_ulong,
         c_void, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
+    types::Opaque, //
 };
 
-use super::service::Service;
+use super::{
+    cpu::State,
+    service::Service, //
+};
 use crate::bindings;
 
-static SERVICE: AtomicPtr<Service> = AtomicPtr::new(null_mut());
+static SERVICE: Atomic<*mut Service> = Atomic::new(null_mut());
 
-/// The service, if a callback runs between registration and removal.
-fn service() -> Option<&'static Service> {
+/// Runs `function` on the service, if there is one: callbacks may be called before it is published and after it is gone.
+fn with_service<T>(function: impl FnOnce(&Service) -> T) -> Option<T> {
     // Acquire pairs with the Release of `Published::new`: the service is complete.
-    let service = SERVICE.load(Ordering::Acquire);
-    // SAFETY: `Published` keeps the service alive until no callback can run any more.
-    unsafe { service.as_ref() }
+    let service = SERVICE.load(Acquire);
+    // SAFETY: `Published` keeps the service alive until no callback can run any more, and this is only called by them.
+    unsafe { service.as_ref() }.map(function)
+}
+
+/// Proof that interrupts are off on this CPU, by the kernel's own means, so that its books about it are right. It cannot
+/// leave the CPU, and so neither can who holds it.
+pub(crate) struct IrqsOff(PhantomData<*mut ()>);
+
+impl IrqsOff {
+    /// # Safety
+    ///
+    /// The caller is in a context in which the kernel has turned interrupts off, and drops the result before it leaves it.
+    unsafe fn assume() -> Self {
+        Self(PhantomData)
+    }
 }
 
 /// The service can be found by callbacks for as long as this lives.
@@ -48,14 +67,14 @@ impl Published {
     ///
     /// `service` outlives the returned guard, and every other guard of this file is dropped before it.
     pub(crate) unsafe fn new(service: &Service) -> Self {
-        SERVICE.store(core::ptr::from_ref(service).cast_mut(), Ordering::Release);
+        SERVICE.store(core::ptr::from_ref(service).cast_mut(), Release);
         Self(())
     }
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
-        SERVICE.store(null_mut(), Ordering::Release);
+        SERVICE.store(null_mut(), Release);
     }
 }
 
@@ -67,7 +86,7 @@ pub(crate) struct Hotplug(());
 
 impl Hotplug {
     /// Brings all online CPUs up. If one refuses, those done are taken down again and its error is returned.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(service: &Service) -> Result<Self> {
         // SAFETY: The callbacks are of the right type and live as long as the module; `drop` removes the state.
         to_result(unsafe {
             bindings::__cpuhp_setup_state(
@@ -80,7 +99,8 @@ impl Hotplug {
             )
         })
         .inspect_err(|error| {
-            if *error == EBUSY {
+            let by_cpu = service.cpus.iter().any(|cpu| cpu.state() != State::Stub);
+            if *error == EBUSY && !by_cpu {
                 pr_err!(
                     "refused: the hotplug state of KVM is taken; boot with kvm-arm.mode=none\n"
                 );
@@ -98,58 +118,47 @@ impl Drop for Hotplug {
 }
 
 /// Runs on the CPU's hotplug thread, interrupts on, hotplug lock held.
-extern "C" fn cpu_online(_cpu: u32) -> c_int {
-    match service().map(Service::bring_up_this_cpu) {
+extern "C" fn cpu_online(cpu: u32) -> c_int {
+    match with_service(|service| service.online(cpu)) {
         Some(Err(error)) => error.to_errno(),
         Some(Ok(())) | None => 0,
     }
 }
 
 /// As [`cpu_online`]. An error would be a BUG in the kernel at removal, so there is none.
-extern "C" fn cpu_offline(_cpu: u32) -> c_int {
-    if let Some(service) = service() {
-        service.take_down_this_cpu();
-    }
+extern "C" fn cpu_offline(cpu: u32) -> c_int {
+    with_service(|service| service.offline(cpu));
     0
 }
 
 /// CPU power management: EL2 state is lost in deep idle, so the CPU is taken down before and brought up after.
-pub(crate) struct CpuPm(Pin<KBox<Notifier>>);
+pub(crate) struct CpuPm(Pin<KBox<Opaque<bindings::notifier_block>>>);
 
-struct Notifier(bindings::notifier_block);
-
-// SAFETY: The block is only touched by the kernel between registration and removal, under the kernel's own lock.
-unsafe impl Send for Notifier {}
+// SAFETY: The block is touched by the kernel alone, under its own lock.
+unsafe impl Send for CpuPm {}
 // SAFETY: As above.
-unsafe impl Sync for Notifier {}
+unsafe impl Sync for CpuPm {}
 
 impl CpuPm {
     /// Registers the notifier.
     pub(crate) fn new() -> Result<Self> {
-        let mut notifier = KBox::pin(
-            Notifier(bindings::notifier_block {
+        let block = KBox::pin(
+            Opaque::new(bindings::notifier_block {
                 notifier_call: Some(cpu_pm_event),
                 ..Default::default()
             }),
             GFP_KERNEL,
         )?;
         // SAFETY: The block is pinned and lives until `drop` has unregistered it.
-        to_result(unsafe {
-            bindings::cpu_pm_register_notifier(&mut notifier.as_mut().get_unchecked_mut().0)
-        })?;
-        Ok(Self(notifier))
+        to_result(unsafe { bindings::cpu_pm_register_notifier(block.get()) })?;
+        Ok(Self(block))
     }
 }
 
 impl Drop for CpuPm {
     fn drop(&mut self) {
-        // SAFETY: `new` has registered the block.
-        let result = unsafe {
-            bindings::cpu_pm_unregister_notifier(&mut self.0.as_mut().get_unchecked_mut().0)
-        };
-        if result != 0 {
-            pr_err!("cpu_pm_unregister_notifier failed with {result}\n");
-        }
+        // SAFETY: `new` has registered the block. There is no other error than that it was not.
+        let _ = unsafe { bindings::cpu_pm_unregister_notifier(self.0.get()) };
         // CPU_PM_EXIT walks the chain under RCU, and unregistering does not wait for it.
         // SAFETY: This is called from process context, with nothing held.
         unsafe { bindings::synchronize_rcu() };
@@ -162,28 +171,26 @@ extern "C" fn cpu_pm_event(
     event: c_ulong,
     _data: *mut c_void,
 ) -> c_int {
-    if let Some(service) = service() {
-        match event as bindings::cpu_pm_event {
-            bindings::cpu_pm_event_CPU_PM_ENTER => service.suspend_this_cpu(),
-            // ENTER_FAILED: the CPU has stayed up. EXIT: it has lost its state or not; both are told the same way.
-            bindings::cpu_pm_event_CPU_PM_ENTER_FAILED | bindings::cpu_pm_event_CPU_PM_EXIT => {
-                service.resume_this_cpu()
-            }
-            _ => {}
+    // SAFETY: See above.
+    let irqs = unsafe { IrqsOff::assume() };
+    with_service(|service| match event as bindings::cpu_pm_event {
+        bindings::cpu_pm_event_CPU_PM_ENTER => service.suspend(&irqs),
+        // ENTER_FAILED: the CPU has stayed up. EXIT: it has lost its state or not; both are told the same way.
+        bindings::cpu_pm_event_CPU_PM_ENTER_FAILED | bindings::cpu_pm_event_CPU_PM_EXIT => {
+            service.resume(&irqs)
         }
-    }
+        _ => {}
+    });
     bindings::NOTIFY_OK as c_int
 }
 
 /// System suspend, hibernation, reboot, kexec.
-pub(crate) struct Syscore(Pin<KBox<SyscoreBlock>>);
+pub(crate) struct Syscore(Pin<KBox<Opaque<bindings::syscore>>>);
 
-struct SyscoreBlock(bindings::syscore);
-
-// SAFETY: As for `Notifier`.
-unsafe impl Send for SyscoreBlock {}
+// SAFETY: The block is touched by the kernel alone, under its own lock.
+unsafe impl Send for Syscore {}
 // SAFETY: As above.
-unsafe impl Sync for SyscoreBlock {}
+unsafe impl Sync for Syscore {}
 
 static SYSCORE_OPS: bindings::syscore_ops = bindings::syscore_ops {
     suspend: Some(system_suspend),
@@ -194,8 +201,8 @@ static SYSCORE_OPS: bindings::syscore_ops = bindings::syscore_ops {
 impl Syscore {
     /// Registers the operations.
     pub(crate) fn new() -> Result<Self> {
-        let mut block = KBox::pin(
-            SyscoreBlock(bindings::syscore {
+        let block = KBox::pin(
+            Opaque::new(bindings::syscore {
                 node: Default::default(),
                 ops: &SYSCORE_OPS,
                 data: null_mut(),
@@ -203,7 +210,7 @@ impl Syscore {
             GFP_KERNEL,
         )?;
         // SAFETY: The block is pinned and lives until `drop` has unregistered it.
-        unsafe { bindings::register_syscore(&mut block.as_mut().get_unchecked_mut().0) };
+        unsafe { bindings::register_syscore(block.get()) };
         Ok(Self(block))
     }
 }
@@ -211,60 +218,63 @@ impl Syscore {
 impl Drop for Syscore {
     fn drop(&mut self) {
         // SAFETY: `new` has registered the block.
-        unsafe { bindings::unregister_syscore(&mut self.0.as_mut().get_unchecked_mut().0) };
+        unsafe { bindings::unregister_syscore(self.0.get()) };
     }
 }
 
 /// One CPU left, interrupts off.
 extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
-    if let Some(service) = service() {
-        service.suspend_this_cpu();
-    }
+    // SAFETY: See above.
+    let irqs = unsafe { IrqsOff::assume() };
+    with_service(|service| {
+        service.image_may_go_stale();
+        service.suspend(&irqs);
+    });
     0
 }
 
 /// One CPU so far, interrupts off.
 extern "C" fn system_resume(_data: *mut c_void) {
-    if let Some(service) = service() {
-        service.clean_after_restore();
-        service.resume_this_cpu();
-    }
+    // SAFETY: See above.
+    let irqs = unsafe { IrqsOff::assume() };
+    with_service(|service| service.resume(&irqs));
 }
 
 /// Process context, interrupts on, hotplug disabled, all CPUs running.
 extern "C" fn system_shutdown(_data: *mut c_void) {
-    if let Some(service) = service() {
-        service.close();
-    }
+    with_service(Service::close);
 }
 
 /// Runs `function` on every online CPU with interrupts off, and waits for all.
-pub(crate) fn on_each_cpu(service: &Service, function: fn(&Service)) {
-    struct Call<'a> {
-        service: &'a Service,
-        function: fn(&Service),
-    }
+pub(crate) fn on_each_cpu<F: Fn(&IrqsOff) + Sync>(mut function: F) {
     /// Hard interrupt context (on the calling CPU: interrupts off).
     ///
     /// # Safety
     ///
-    /// `data` is a [`Call`] that lives until this returns.
-    unsafe extern "C" fn run(data: *mut c_void) {
-        // SAFETY: By the contract of this function.
-        let call = unsafe { &*data.cast::<Call<'_>>() };
-        (call.function)(call.service);
+    /// `data` is an `F` that lives until this returns.
+    unsafe extern "C" fn run<F: Fn(&IrqsOff) + Sync>(data: *mut c_void) {
+        // SAFETY: By the contract of this function, and the kernel calls it with interrupts off.
+        let (function, irqs) = unsafe { (&*data.cast::<F>(), IrqsOff::assume()) };
+        function(&irqs);
     }
-    let mut call = Call { service, function };
-    // SAFETY: `run` takes what is passed; waiting keeps `call` alive; no condition and the mask of online CPUs.
+    // SAFETY: `run` takes what is passed; waiting keeps it alive; no condition and the mask of online CPUs.
     unsafe {
         bindings::on_each_cpu_cond_mask(
             None,
-            Some(run),
-            (&raw mut call).cast(),
+            Some(run::<F>),
+            (&raw mut function).cast(),
             true,
             &raw const bindings::__cpu_online_mask,
         )
     };
+}
+
+/// Whether the system is on its way down, or to another kernel.
+pub(crate) fn system_goes_down() -> bool {
+    // SAFETY: A read of one word that the kernel changes by whole stores.
+    unsafe {
+        (&raw const bindings::system_state).read_volatile() > bindings::system_states_SYSTEM_RUNNING
+    }
 }
 
 /// Whether the CPU with this number is online.
@@ -275,30 +285,33 @@ pub(crate) fn is_online(cpu: u32) -> bool {
 }
 
 /// Runs `function` on `cpu` with interrupts off and returns its result; `None` if that CPU is offline.
-pub(crate) fn on_cpu<T>(service: &Service, cpu: u32, function: fn(&Service) -> T) -> Option<T> {
-    struct Call<'a, T> {
-        service: &'a Service,
-        function: fn(&Service) -> T,
+pub(crate) fn on_cpu<T, F: FnOnce(&IrqsOff) -> T>(cpu: u32, function: F) -> Option<T> {
+    struct Call<T, F> {
+        function: Option<F>,
         result: Option<T>,
     }
-    /// Hard interrupt context.
+    /// Hard interrupt context (on the calling CPU: interrupts off).
     ///
     /// # Safety
     ///
     /// `data` is a [`Call`] of the same type, lives until this returns, and nobody else uses it.
-    unsafe extern "C" fn run<T>(data: *mut c_void) {
-        // SAFETY: By the contract of this function.
-        let call = unsafe { &mut *data.cast::<Call<'_, T>>() };
-        call.result = Some((call.function)(call.service));
+    unsafe extern "C" fn run<T, F: FnOnce(&IrqsOff) -> T>(data: *mut c_void) {
+        // SAFETY: By the contract of this function, and the kernel calls it with interrupts off.
+        let (call, irqs) = unsafe { (&mut *data.cast::<Call<T, F>>(), IrqsOff::assume()) };
+        call.result = call.function.take().map(|function| function(&irqs));
     }
     let mut call = Call {
-        service,
-        function,
+        function: Some(function),
         result: None,
     };
     // SAFETY: `run` takes what is passed; waiting keeps `call` alive. For an offline CPU it is not called.
     unsafe {
-        bindings::smp_call_function_single(cpu as c_int, Some(run::<T>), (&raw mut call).cast(), 1)
+        bindings::smp_call_function_single(
+            cpu as c_int,
+            Some(run::<T, F>),
+            (&raw mut call).cast(),
+            1,
+        )
     };
     call.result
 }

@@ -115,7 +115,7 @@ impl Image {
     pub(crate) fn fill(&self, at: HypVa) -> Result {
         let bytes = blob();
         let start = self.start();
-        // SAFETY: `reserve` has taken `image_bytes` contiguous bytes, zeroed, and `header` has checked that the blob fits.
+        // SAFETY: The pool has `image_bytes` contiguous bytes for it, zeroed, and `header` has checked that the blob fits.
         unsafe {
             start
                 .as_ptr()

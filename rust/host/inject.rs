@@ -8,6 +8,7 @@
 
 use kernel::prelude::*;
 
+use super::trouble::Trouble;
 use crate::module_parameters;
 
 /// The steps of loading. Their numbers are what users know them by, and roughly their order.
@@ -63,9 +64,10 @@ pub(crate) fn check(step: Step) -> Result {
 }
 
 /// As [`check`], for a step that `cpu` takes.
-pub(crate) fn check_on(step: Step, cpu: u32) -> Result {
-    if *module_parameters::fail_cpu.value() == cpu {
-        check(step)
+pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
+    let wanted = *module_parameters::fail_at.value() == step as u32;
+    if wanted && *module_parameters::fail_cpu.value() == cpu {
+        Err(Trouble::Injected)
     } else {
         Ok(())
     }

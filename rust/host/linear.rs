@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// First address of the linear map.
-const PAGE_OFFSET: u64 = (1u64 << bindings::CONFIG_ARM64_VA_BITS).wrapping_neg();
+const PAGE_OFFSET: u64 = bindings::ELTWO_PAGE_OFFSET as u64;
 
 fn memstart() -> u64 {
     // SAFETY: The kernel sets it once, long before a module can be loaded. It is negative on some machines; the

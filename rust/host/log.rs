@@ -13,7 +13,6 @@ use core::{
 use kernel::prelude::*;
 
 use super::{
-    cpu::Cpu,
     linear,
     service::Service, //
 };
@@ -26,6 +25,9 @@ use crate::common::{
 const KEPT: usize = 8;
 /// Return addresses kept of each.
 const DEPTH: usize = 16;
+
+/// First vector of the exceptions that come from EL1 and EL0.
+const LOWER_EL: u64 = 0x400;
 
 /// One exception.
 #[derive(Clone, Copy)]
@@ -47,13 +49,10 @@ pub(crate) struct FaultLog {
 }
 
 impl FaultLog {
-    /// Takes over what EL2 has recorded for `cpu`, which is back at the stub, and says so in the kernel's log.
-    pub(crate) fn record(&mut self, service: &Service, cpu: &Cpu) {
-        let Some(report) = cpu.take_report() else {
-            return;
-        };
+    /// Keeps what EL2 has recorded for `cpu`, and says so in the kernel's log.
+    pub(crate) fn record(&mut self, service: &Service, cpu: u32, report: FaultReport) {
         let mut record = Record {
-            cpu: cpu.number(),
+            cpu,
             report,
             image: service.tables.layout().image().first().raw(),
             image_bytes: service.image.bytes() as u64,
@@ -62,8 +61,13 @@ impl FaultLog {
         };
         record.follow_frames(service);
         pr_err!(
-            "CPU{}: exception at EL2 contained: {}, ESR_EL2 {:#x} FAR_EL2 {:#x} ELR_EL2 {:#x}; the CPU is back at the stub and the service is closed; see debugfs eltwo/log, then unload\n",
+            "CPU{}: {}: {}, ESR_EL2 {:#x} FAR_EL2 {:#x} ELR_EL2 {:#x}; see eltwo/log in debugfs\n",
             record.cpu,
+            if report.vector < LOWER_EL {
+                "exception at EL2 contained"
+            } else {
+                "unexpected trap from the host"
+            },
             class_name(report.esr),
             report.esr,
             report.far,

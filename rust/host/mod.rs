@@ -15,3 +15,4 @@ pub(crate) mod probe;
 pub(crate) mod ram;
 pub(crate) mod service;
 pub(crate) mod tables;
+pub(crate) mod trouble;

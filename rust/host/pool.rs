@@ -4,7 +4,13 @@
 
 use core::ptr::NonNull;
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
 
 use super::{
     inject::{
@@ -43,8 +49,12 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// Without trying too hard: there is a smaller size to fall back to, and the OOM killer must not make room.
     fn reserve(bytes: usize) -> Result<Self> {
-        let flags = bindings::GFP_KERNEL | bindings::__GFP_ZERO | bindings::__GFP_NOWARN;
+        let flags = bindings::GFP_KERNEL
+            | bindings::__GFP_ZERO
+            | bindings::__GFP_NOWARN
+            | (1 << bindings::___GFP_NORETRY_BIT);
         // SAFETY: No precondition; process context.
         let start = unsafe { bindings::alloc_pages_exact_noprof(bytes, flags) };
         let start = NonNull::new(start.cast()).ok_or(ENOMEM)?;
@@ -124,6 +134,7 @@ impl Reserved {
         let pool = HostPool {
             shared,
             chunks: self.chunks,
+            abandoned: Atomic::new(false),
         };
         pool.shared().pool.start(self.granule);
         for (number, chunk) in pool.chunks.iter().enumerate() {
@@ -187,9 +198,24 @@ pub(crate) struct HostPool {
     /// The start of the first chunk.
     shared: NonNull<Shared>,
     chunks: KVec<Chunk>,
+    abandoned: Atomic<bool>,
+}
+
+impl Drop for HostPool {
+    fn drop(&mut self) {
+        if self.abandoned.load(Relaxed) {
+            pr_err!("the pool is not given back: the EL2 of a CPU may still be using it; please report this\n");
+            core::mem::forget(core::mem::take(&mut self.chunks));
+        }
+    }
 }
 
 impl HostPool {
+    /// EL2 of some CPU could not be taken back: its memory must stay what it is, whatever that costs.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Relaxed);
+    }
+
     /// The structure at the start of the pool.
     pub(crate) fn shared(&self) -> &Shared {
         // SAFETY: It lives as long as the first chunk. While it is shared, only atomics in it change.
@@ -203,8 +229,8 @@ impl HostPool {
 
     /// The page metadata.
     pub(crate) fn meta(&self) -> &[PageMeta] {
-        // SAFETY: `start_books` has set `meta_count` to what `reserve` has made room for.
-        unsafe { self.shared().meta() }
+        // SAFETY: `Reserved::own` has told it how many entries there is room for, and the chunk outlives the result.
+        unsafe { Shared::meta(self.shared) }
     }
 
     /// Takes one zeroed page.

@@ -6,6 +6,7 @@
 
 use kernel::prelude::*;
 
+use super::trouble::Trouble;
 use crate::{
     arch::{
         el1,
@@ -124,14 +125,15 @@ pub(crate) fn admit() -> Result<Machine> {
         pr_err!("refused: the kernel itself runs at EL2 (VHE); boot with id_aa64mmfr1.vh=0\n");
         return Err(ENODEV);
     }
-    if field(sysreg::id_aa64pfr0(), 8) == 0 {
+    if !has_el2() {
         pr_err!("refused: this CPU has no EL2, or a hypervisor hides it; run on bare metal, or enable nested virtualisation (QEMU: -M virt,virtualization=on)\n");
         return Err(ENODEV);
     }
     // SAFETY: A read of a value that the kernel sets at boot.
     let conduit = unsafe { bindings::arm_smccc_1_1_get_conduit() };
-    if conduit == bindings::arm_smccc_conduit_SMCCC_CONDUIT_HVC {
-        pr_err!("refused: the kernel was entered at EL1 and its firmware calls go to a hypervisor at EL2; have the firmware enter the kernel at EL2\n");
+    let by_hvc = conduit == bindings::arm_smccc_conduit_SMCCC_CONDUIT_HVC;
+    if by_hvc || ticks_on_virtual_timer() {
+        pr_err!("refused: the kernel was entered at EL1, so EL2 is not to be had; have the firmware enter the kernel at EL2\n");
         return Err(ENODEV);
     }
     match ask_owner() {
@@ -177,25 +179,34 @@ fn machine() -> Result<Machine> {
 }
 
 /// Checks that this CPU can do what was chosen for all.
-///
-/// # Errors
-///
-/// `ENODEV`: it cannot, and the message says in what it differs.
-pub(crate) fn admit_this_cpu(machine: &Machine, cpu: u32) -> Result {
+pub(crate) fn admit_this_cpu(machine: &Machine) -> Result<(), Trouble> {
     let pa_range = field(sysreg::id_aa64mmfr0(), 0);
     if pa_range < machine.pa_size {
-        pr_err!(
-            "refused: CPU{cpu} reaches {} bits of physical address, the others {}; keep it offline\n",
-            pa_range_bits(pa_range),
-            machine.pa_bits
-        );
-        return Err(ENODEV);
+        return Err(Trouble::PaRange {
+            has: pa_range_bits(pa_range),
+            chosen: machine.pa_bits,
+        });
     }
-    if !el1::at_el1() || field(sysreg::id_aa64pfr0(), 8) == 0 {
-        pr_err!("refused: CPU{cpu} was not entered at EL2 like the others; keep it offline\n");
-        return Err(ENODEV);
+    if !el1::at_el1() || !has_el2() || ticks_on_virtual_timer() {
+        return Err(Trouble::NotAtEl2);
     }
     Ok(())
+}
+
+/// Whether the CPU implements EL2.
+fn has_el2() -> bool {
+    field(sysreg::id_aa64pfr0(), 8) != 0
+}
+
+/// Whether the kernel uses the virtual timer on this CPU. It does so only where it was entered at EL1
+/// (`arch_timer_select_ppi`), and an HVC might then be UNDEFINED.
+fn ticks_on_virtual_timer() -> bool {
+    sysreg::cntv_ctl() & 1 != 0
+}
+
+/// Whether the kernel's stub answers on this CPU, whatever state we believe it to be in.
+pub(crate) fn stub_owns_el2() -> bool {
+    matches!(ask_owner(), Owner::Stub)
 }
 
 /// Whether this CPU has the registers that `needs` names.

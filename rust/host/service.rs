@@ -2,13 +2,7 @@
 
 //! Host: the service: everything that a loaded eltwo consists of, built in order and taken apart in reverse.
 
-use core::{
-    ptr::NonNull,
-    sync::atomic::{
-        AtomicBool,
-        Ordering::Relaxed, //
-    },
-};
+use core::mem::offset_of;
 
 use kernel::{
     cpu::{
@@ -18,6 +12,11 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
         Arc,
         Mutex, //
     },
@@ -25,7 +24,10 @@ use kernel::{
 
 use super::{
     cpu::Cpu,
-    hooks,
+    hooks::{
+        self,
+        IrqsOff, //
+    },
     image::{
         self,
         Image, //
@@ -47,18 +49,18 @@ use super::{
         self,
         Tables, //
     },
+    trouble::Trouble, //
 };
 use crate::{
-    arch::el1::{
-        HvcRegs,
-        IrqsMasked, //
-    },
+    arch::el1::HvcRegs,
+    bindings,
     common::{
         abi::{
             BootParams,
             Call,
             CpuContext, //
         },
+        addr::Address,
         demand::Demand,
         pool::Use,
         regs::sctlr,
@@ -76,9 +78,13 @@ pub(crate) struct Service {
     pub(crate) machine: Machine,
     pub(crate) image: Image,
     pub(crate) tables: Tables,
-    pub(crate) cpus: KVec<Cpu>,
+    pub(crate) cpus: KVVec<Cpu>,
     /// Set once an exception was taken at EL2, or the system goes down: no CPU is brought up any more.
-    closed: AtomicBool,
+    closed: Atomic<bool>,
+    /// An exception was taken at EL2 and [`Self::settle`] has not seen to it.
+    unsettled: Atomic<bool>,
+    /// The image must be cleaned to the PoC before the next init.
+    stale: Atomic<bool>,
     #[pin]
     pub(crate) log: Mutex<FaultLog>,
     pub(crate) pool: HostPool,
@@ -120,19 +126,16 @@ impl Service {
         let tables = Tables::build(&machine, &layout, &image, &pool)?;
         inject::check(Step::Contexts)?;
         let cpus = prepare_cpus(&image, &tables, &pool)?;
-        // SAFETY: The image is in the linear map, all of it.
-        unsafe {
-            machine
-                .cache
-                .clean_to_poc(image.start().as_ptr(), image.bytes())
-        };
+        clean_image(&machine, &image);
         Arc::pin_init(
             pin_init!(Self {
                 machine,
                 image,
                 tables,
                 cpus,
-                closed: AtomicBool::new(false),
+                closed: Atomic::new(false),
+                unsettled: Atomic::new(false),
+                stale: Atomic::new(false),
                 log <- new_mutex!(FaultLog::default()),
                 pool,
             }),
@@ -141,84 +144,116 @@ impl Service {
     }
 
     /// The CPU that this runs on.
-    pub(crate) fn this_cpu(&self, _masked: &IrqsMasked) -> Option<&Cpu> {
+    pub(crate) fn this_cpu(&self, _irqs: &IrqsOff) -> Option<&Cpu> {
         self.cpus.get(CpuId::current().as_u32() as usize)
     }
 
-    /// Hotplug: this CPU has come.
-    pub(crate) fn bring_up_this_cpu(&self) -> Result {
-        let masked = IrqsMasked::new();
-        let cpu = self.this_cpu(&masked).ok_or(EINVAL)?;
-        if self.closed.load(Relaxed) {
-            return Ok(());
-        }
-        cpu.bring_up(self, &masked)
-    }
-
-    /// Hotplug: this CPU goes.
-    pub(crate) fn take_down_this_cpu(&self) {
-        let masked = IrqsMasked::new();
-        if let Some(cpu) = self.this_cpu(&masked) {
-            cpu.take_down(self, &masked);
+    /// Hotplug: `cpu`, on which this runs, has come.
+    pub(crate) fn online(&self, cpu: u32) -> Result {
+        let outcome = hooks::on_cpu(cpu, |irqs| {
+            let cpu = self.this_cpu(irqs)?;
+            (!self.closed.load(Relaxed)).then(|| cpu.bring_up(self, irqs))
+        });
+        self.settle();
+        match outcome.flatten() {
+            Some(Err(trouble)) => {
+                pr_err!("refused: CPU{cpu}: {trouble}\n");
+                Err(trouble.to_errno())
+            }
+            Some(Ok(())) | None => Ok(()),
         }
     }
 
-    /// CPU PM and system suspend: this CPU may lose its state.
-    pub(crate) fn suspend_this_cpu(&self) {
-        let masked = IrqsMasked::new();
-        if let Some(cpu) = self.this_cpu(&masked) {
-            cpu.suspend(&masked);
+    /// Hotplug: `cpu`, on which this runs, goes.
+    pub(crate) fn offline(&self, cpu: u32) {
+        hooks::on_cpu(cpu, |irqs| self.take_this_cpu_down(irqs));
+        self.settle();
+    }
+
+    fn take_this_cpu_down(&self, irqs: &IrqsOff) {
+        let cpu = self.this_cpu(irqs);
+        if let Some((cpu, Err(trouble))) = cpu.map(|cpu| (cpu, cpu.take_down(self, irqs))) {
+            pr_err!(
+                "CPU{}: not given back as it should be: {trouble}\n",
+                cpu.number()
+            );
         }
     }
 
-    /// CPU PM and system suspend: this CPU is back.
-    pub(crate) fn resume_this_cpu(&self) {
-        let masked = IrqsMasked::new();
+    /// CPU PM and system suspend: this CPU may lose its state. Nothing may be printed here.
+    pub(crate) fn suspend(&self, irqs: &IrqsOff) {
+        if let Some(cpu) = self.this_cpu(irqs) {
+            cpu.suspend(self, irqs);
+        }
+    }
+
+    /// CPU PM and system suspend: this CPU is back. Nothing may be printed here: a CPU that was not taken shows as such in
+    /// `debugfs/eltwo/cpus`.
+    pub(crate) fn resume(&self, irqs: &IrqsOff) {
         if self.closed.load(Relaxed) {
             return;
         }
-        if let Some(cpu) = self.this_cpu(&masked) {
-            cpu.resume(self, &masked);
+        if let Some(cpu) = self.this_cpu(irqs) {
+            let _ = cpu.resume(self, irqs);
         }
     }
 
-    /// After hibernation the image's pages are clean to the PoU only, and init runs with the MMU off.
-    pub(crate) fn clean_after_restore(&self) {
-        // SAFETY: The image is in the linear map, all of it.
-        unsafe {
-            self.machine
-                .cache
-                .clean_to_poc(self.image.start().as_ptr(), self.image.bytes())
-        };
+    /// From here on the image's pages may be clean to the PoU only: a kernel that resumes from hibernation restores them so.
+    /// The mark is in the restored memory too.
+    pub(crate) fn image_may_go_stale(&self) {
+        self.stale.store(true, Relaxed);
     }
 
-    /// Takes every CPU down for good: reboot, kexec, or an exception at EL2. Process context.
+    /// Cleans the image to the PoC again if that may be needed: it runs with the MMU off.
+    pub(crate) fn clean_if_stale(&self) {
+        if self.stale.xchg(false, Full) {
+            clean_image(&self.machine, &self.image);
+        }
+    }
+
+    /// An exception was taken at EL2, on any CPU, in any context: no CPU is brought up any more, and none waits for what the
+    /// failed one held. The rest is for [`Self::settle`].
+    pub(crate) fn on_fault(&self) {
+        self.closed.store(true, Relaxed);
+        self.pool.shared().lock.break_up();
+        self.unsettled.store(true, Relaxed);
+    }
+
+    /// Finishes what a fault left to do: takes every other CPU down and logs the reports. Process context.
+    pub(crate) fn settle(&self) {
+        if self.unsettled.xchg(false, Full) {
+            hooks::on_each_cpu(|irqs| self.take_this_cpu_down(irqs));
+        }
+        for cpu in &self.cpus {
+            if let Some(report) = cpu.take_report() {
+                self.log.lock().record(self, cpu.number(), report);
+            }
+        }
+    }
+
+    /// Takes every CPU down for good: reboot and kexec. Process context.
     pub(crate) fn close(&self) {
         self.closed.store(true, Relaxed);
-        hooks::on_each_cpu(self, Service::take_down_this_cpu);
+        hooks::on_each_cpu(|irqs| self.take_this_cpu_down(irqs));
     }
 
-    /// A hypercall of this CPU, for process context.
+    /// A hypercall, made on the CPU of the caller. Process context.
     ///
     /// # Errors
     ///
     /// `EBUSY` if EL2 of this CPU is not ours. `EIO` if the call ended in an exception at EL2: it is in the log, the CPU is
     /// back at the stub, and the service is closed.
     pub(crate) fn hypercall(&self, call: u64, args: [u64; 4]) -> Result<HvcRegs> {
-        let masked = IrqsMasked::new();
-        let cpu = self.this_cpu(&masked).ok_or(EINVAL)?;
-        if call == Call::Reset as u64 {
-            cpu.take_down(self, &masked);
-            return Ok([0; 5]);
-        }
-        let result = cpu.call(call, args, &masked);
-        if result == Err(EIO) {
-            cpu.compare(self, &masked);
-            drop(masked);
-            self.log.lock().record(self, cpu);
-            self.close();
-        }
-        result
+        let outcome = hooks::on_cpu(CpuId::current().as_u32(), |irqs| {
+            let cpu = self.this_cpu(irqs).ok_or(EINVAL)?;
+            if call == Call::Reset as u64 {
+                cpu.take_down(self, irqs).map_err(Trouble::to_errno)?;
+                return Ok([0; 5]);
+            }
+            cpu.call(self, call, args, irqs)
+        });
+        self.settle();
+        outcome.unwrap_or(Err(EBUSY))
     }
 
     /// Tells the kernel's log that we are here.
@@ -234,21 +269,25 @@ impl Service {
             self.pool.shared().facts.map.name()
         );
     }
+}
 
-    /// Physical address of the part of `context` that init reads with the MMU off.
-    pub(crate) fn boot_params_pa(&self, context: NonNull<CpuContext>) -> u64 {
-        let base = linear::kern_to_phys(context.cast()).map_or(0, |pa| pa.raw());
-        base + core::mem::offset_of!(CpuContext, boot) as u64
+/// Makes the image what every CPU fetches and reads, with the MMU off as well.
+fn clean_image(machine: &Machine, image: &Image) {
+    let start = image.start().as_ptr();
+    // SAFETY: The image is in the linear map, all of it. The I-caches of all CPUs may hold what this memory was before.
+    unsafe {
+        bindings::caches_clean_inval_pou(start as usize, start as usize + image.bytes());
+        machine.cache.clean_to_poc(start, image.bytes());
     }
 }
 
 /// Fills the context of each possible CPU.
-fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVec<Cpu>> {
+fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVVec<Cpu>> {
     let header = image.header();
     let layout = tables.layout();
     let trampoline = layout.trampoline().first().raw();
     let shared_va = layout.linear_va(pool.shared_pa()?).ok_or(EFAULT)?;
-    let mut cpus = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
+    let mut cpus = KVVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
     for number in 0..nr_cpu_ids() {
         let stack = layout.stack(number).ok_or(EFAULT)?;
         let place = layout.context(number).ok_or(EFAULT)?.first();
@@ -272,8 +311,11 @@ fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVec<
                 reset_va: trampoline + u64::from(header.entry_reset),
             };
         }
+        let boot_pa = pa
+            .checked_add(offset_of!(CpuContext, boot) as u64)
+            .ok_or(EFAULT)?;
         // SAFETY: The page belongs to this CPU alone, and the pool outlives the list of CPUs.
-        cpus.push(unsafe { Cpu::new(number, context) }, GFP_KERNEL)?;
+        cpus.push(unsafe { Cpu::new(number, context, boot_pa) }, GFP_KERNEL)?;
     }
     Ok(cpus)
 }

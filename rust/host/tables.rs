@@ -123,6 +123,8 @@ pub(crate) struct Tables {
     runtime: PageTable<Stage1>,
     tcr: u64,
     mair: u64,
+    ttbr_boot: u64,
+    ttbr_runtime: u64,
 }
 
 impl Tables {
@@ -172,6 +174,8 @@ impl Tables {
                 | ds
                 | geometry.t0sz(),
             mair: machine.mair,
+            ttbr_boot: geometry.ttbr(boot.root()).ok_or(EFAULT)?,
+            ttbr_runtime: geometry.ttbr(runtime.root()).ok_or(EFAULT)?,
             boot,
             runtime,
         })
@@ -197,17 +201,14 @@ impl Tables {
         self.mair
     }
 
-    /// TTBR0_EL2 of the boot PGD. `PageTable` has made sure that there is one.
+    /// TTBR0_EL2 of the boot PGD.
     pub(crate) fn ttbr_boot(&self) -> u64 {
-        self.boot.geometry().ttbr(self.boot.root()).unwrap_or(0)
+        self.ttbr_boot
     }
 
     /// TTBR0_EL2 of the runtime PGD.
     pub(crate) fn ttbr_runtime(&self) -> u64 {
-        self.runtime
-            .geometry()
-            .ttbr(self.runtime.root())
-            .unwrap_or(0)
+        self.ttbr_runtime
     }
 
     /// What the runtime PGD translates `va` to.

@@ -84,16 +84,27 @@ fn dispatch(
             0 | 1 => Ok(one(el2::translate(x1, x2 == 1))),
             _ => Err(Status::Invalid),
         },
-        // SAFETY: The function reads one register of a fixed list, or returns 0.
-        Call::ReadReg => Ok(one(unsafe { entry::eltwo_read_reg(x1) })),
+        Call::ReadReg => read_reg(x1, context),
         Call::PoolInfo => Ok(memory.pool_info()),
         Call::Provoke => {
             let way = Provoke::from_number(x1).ok_or(Status::Invalid)?;
-            provoke::provoke(way, context);
+            provoke::provoke(way, context, memory);
             // The protection that should have stopped it is missing.
             Err(Status::Denied)
         }
         // Answered in assembly.
         Call::Reset => Err(Status::NotSupported),
+    }
+}
+
+/// Reads a register of the image, if this CPU has it: else the read would be UNDEFINED.
+fn read_reg(place: u64, context: *const CpuContext) -> Result<Results, Status> {
+    // SAFETY: The context is this CPU's own, and no reference into it is alive.
+    let present = unsafe { (*context).present };
+    let place = u32::try_from(place).map_err(|_| Status::Invalid)?;
+    match present.checked_shr(place) {
+        // SAFETY: The register exists: the host has read it on this CPU.
+        Some(bits) if bits & 1 != 0 => Ok(one(unsafe { entry::eltwo_read_reg(place.into()) })),
+        _ => Err(Status::NotFound),
     }
 }

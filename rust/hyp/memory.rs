@@ -26,6 +26,7 @@ use crate::{
     common::{
         abi::{
             Status,
+            MAX_MAP_PAGES,
             PROT_READ,
             PROT_READ_WRITE, //
         },
@@ -110,7 +111,7 @@ pub(super) struct Memory {
 }
 
 /// The runtime PGD and what goes with it, for as long as the lock is held.
-struct Locked<'a> {
+pub(super) struct Locked<'a> {
     table: PageTable<Stage1>,
     memory: PoolTables<'a, LinearWindow<'a>>,
     tlb: HypTlb<Counted<'a>>,
@@ -340,9 +341,10 @@ impl Memory {
     ) -> Result<(AddrRange<PhysAddr>, AddrRange<HypVa>), Status> {
         let layout = self.layout();
         let granule = layout.granule();
+        let most = granule.times(MAX_MAP_PAGES).ok_or(Status::Invalid)?;
         let pages = PhysAddr::new(pa)
             .and_then(|first| AddrRange::new(first, bytes))
-            .filter(|pages| pages.is_aligned(granule.unit()))
+            .filter(|pages| pages.is_aligned(granule.unit()) && bytes <= most)
             .ok_or(Status::Invalid)?;
         if !self.shared.is_ram(pages) || self.shared.pool.overlaps(pages) {
             return Err(Status::Denied);
@@ -352,8 +354,10 @@ impl Memory {
         Ok((pages, place))
     }
 
-    fn lock(&self) -> Result<Locked<'_>, Status> {
-        let guard = self.shared.lock.lock();
+    /// The runtime PGD, for as long as the result lives.
+    pub(super) fn lock(&self) -> Result<Locked<'_>, Status> {
+        // Broken: some CPU took an exception while it held the lock, and the books are not to be trusted.
+        let guard = self.shared.lock.lock().ok_or(Status::Denied)?;
         let facts = &self.shared.facts;
         let granule = facts.layout.granule();
         let output = Output::new(granule, facts.pa_bits, facts.wide).ok_or(Status::Invalid)?;
@@ -366,7 +370,7 @@ impl Memory {
             memory: PoolTables {
                 pool: &self.shared.pool,
                 // SAFETY: This is the `Shared` of the host, with its metadata behind it.
-                meta: unsafe { self.shared.meta() },
+                meta: unsafe { Shared::meta(NonNull::from(self.shared)) },
                 window: LinearWindow(&facts.layout),
                 page_bytes: granule.size() as usize,
             },

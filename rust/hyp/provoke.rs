@@ -12,34 +12,27 @@ use crate::{
     },
 };
 
+use super::memory::Memory;
+
+/// An address that no runtime PGD maps: the linear window never holds VA 0, and PA 0 is no idmap page.
+const UNMAPPED: u64 = 8;
+
 /// Takes the exception. Does not return, unless the protection that should have raised it is missing.
-pub(super) fn provoke(way: Provoke, context: *mut CpuContext) {
+pub(super) fn provoke(way: Provoke, context: *mut CpuContext, memory: &Memory) {
     match way {
-        Provoke::ReadUnmapped => {
-            // VA 0 is never mapped: PA 0 is no idmap page, and the runtime half starts elsewhere or behind a guard.
-            let nowhere = core::ptr::without_provenance::<u64>(UNMAPPED);
-            // SAFETY: None: the access faults, which is what it is for, and the vectors contain it.
-            black_box(unsafe { nowhere.read_volatile() });
-        }
-        Provoke::WriteText => {
-            let text = provoke as *const () as *mut u32;
-            // SAFETY: None, as above: text is mapped read-only.
-            unsafe { text.write_volatile(0) };
-        }
-        Provoke::ExecData => {
-            // SAFETY: None, as above: the context page is mapped execute-never, and is no function.
-            let data: extern "C" fn() = unsafe { core::mem::transmute(context) };
-            data();
-        }
+        Provoke::ReadUnmapped => el2::fault_by_read(UNMAPPED),
+        Provoke::WriteText => el2::fault_by_write(provoke as *const () as u64),
+        Provoke::ExecData => el2::fault_by_branch(context as u64),
         Provoke::StackOverflow => {
             black_box(sink(0));
         }
         Provoke::Brk => el2::brk(),
+        Provoke::UnderLock => {
+            let _locked = memory.lock();
+            el2::brk();
+        }
     }
 }
-
-/// An address that no runtime PGD maps: in a page below everything, 8-byte aligned.
-const UNMAPPED: usize = 8;
 
 /// Uses up the stack, 256 bytes a level.
 #[expect(

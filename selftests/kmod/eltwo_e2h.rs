@@ -26,8 +26,7 @@ mod arch;
 
 use arch::el1::{
     hvc,
-    CacheGeometry,
-    IrqsMasked, //
+    CacheGeometry, //
 };
 
 module! {
@@ -144,14 +143,7 @@ struct Job {
 unsafe extern "C" fn run(data: *mut c_void) {
     // SAFETY: By the contract.
     let job = unsafe { &mut *data.cast::<Job>() };
-    let _masked = IrqsMasked::new();
-    let regs = [
-        HVC_SOFT_RESTART,
-        job.entry,
-        job.e2h,
-        job.cptr,
-        job.cnthctl,
-    ];
+    let regs = [HVC_SOFT_RESTART, job.entry, job.e2h, job.cptr, job.cnthctl];
     // SAFETY: The stub owns EL2 (the lab boots with kvm-arm.mode=none), and the page has been cleaned to the PoC.
     let [_, x1, x2, ..] = unsafe { hvc(regs) };
     job.before = [x1, x2];
