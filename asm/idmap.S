@@ -60,27 +60,22 @@ eltwo_init:
 	msr	mair_el2, x1
 	msr	tcr_el2, x2
 	msr	ttbr0_el2, x3
-	// The TLBI below must act on the regime as the three writes define it (granule and size of the tables decide what
-	// an entry looks like), and no walk may start with a mixture of old and new registers once M is set.
-	isb
 	// EL2 entries of a previous owner or of firmware: our VAs mean something else. EL1&0 entries of all VMIDs: a
 	// previous owner may have run guests under VMIDs that we hand out again. Local is enough, as every CPU does this.
 	tlbi	alle2
 	tlbi	alle1
-	// Completes both before the MMU can use any entry. NSH: only this PE's TLB was addressed.
+	// Lines that the instruction cache holds for this memory from what it was before: the fetches behind the write of
+	// SCTLR_EL2 are cacheable, so it is done before. With the MMU off fetches are Non-cacheable and come from the PoC,
+	// to which the host has cleaned the image, so none can come back.
+	ic	iallu
+	// Completes all three before the MMU or the I-cache can use what they removed. NSH: only this PE was addressed.
 	dsb	nsh
-	// The fetches that follow must be made after the DSB; without it an instruction that was fetched and translated
-	// early could still depend on an entry which is gone now.
+	// MAIR, TCR and TTBR0 are in effect before M is set: no walk may start with a mixture of old and new. And what
+	// follows is fetched behind the DSB.
 	isb
 
 	msr	sctlr_el2, x5
 	// M, C and I take effect here, while PC is in the idmap page: VA = PA.
-	isb
-	// Lines that were fetched as non-cacheable while the MMU was off, or belong to what this memory held before.
-	ic	iallu
-	// Completes the IC on this PE, which is all that IALLU addresses.
-	dsb	nsh
-	// Refetch.
 	isb
 
 	adr	x1, 1f
@@ -93,9 +88,9 @@ eltwo_init:
 	// the TLBI would survive it.
 	isb
 	tlbi	alle2
-	// Completes the TLBI: entries of the boot PGD (the idmap page) are gone before anything else is translated.
+	// Completes the TLBI: entries of the boot PGD (the idmap page) are gone before anything else is translated. No ISB:
+	// what is in flight was fetched from this very page, at the same VA and PA in both, and touches no other.
 	dsb	nsh
-	isb
 
 	mov	sp, x7
 	msr	vbar_el2, x6
@@ -143,10 +138,10 @@ eltwo_reset:
 	isb
 	msr	vbar_el2, x6
 	// Our tables go back to the kernel: no entry of them may be left for the next owner of EL2, who may set M = 1
-	// without a TLBI of its own. With M = 0 no walk can make a new one behind this TLBI.
+	// without a TLBI of its own. With M = 0 no walk can make a new one behind this TLBI. No ISB: with M = 0 nothing in
+	// flight was translated, and each way out below is a context synchronization event.
 	tlbi	alle2
 	dsb	nsh
-	isb
 
 	msr	ttbr0_el2, x7
 	msr	tcr_el2, x8
