@@ -10,6 +10,9 @@
 //!
 //! Source: Arm ARM DDI 0487 D8.1 (address sizes), D8.2 (translation granules).
 
+#[cfg(test)]
+mod tests;
+
 use core::fmt;
 
 /// A power of two, used as a unit of size and alignment in bytes.

@@ -25,7 +25,7 @@ pub enum Error {
     NotMapped,
     /// The attributes cannot be expressed in this format.
     Attributes,
-    /// A concurrent operation changed the entry; the caller takes the lock exclusively and tries again.
+    /// An entry kept changing under a walk: somebody does not keep to the lock rules.
     Contended,
     /// A descriptor, or the memory's books about a table, is not what the walker wrote there.
     Corrupt,

@@ -26,7 +26,7 @@ type Valid = Field<0, 1>;
 type TableOrPage = Field<1, 1>;
 
 /// A table format: what stands in a leaf besides the address.
-pub trait Format: Copy + Debug {
+pub trait Format: Copy + Eq + Debug {
     /// Input addresses.
     type Input: Address;
     /// Attributes of a leaf.

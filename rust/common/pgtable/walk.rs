@@ -25,6 +25,10 @@ use crate::common::addr::{
     PhysAddr, //
 };
 
+/// How often an entry is read before a walk gives up on it. Under the shared lock it changes once at most, from invalid to
+/// valid.
+const MAX_READS: u32 = 4;
+
 /// One entry, as a visitor sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Visit<F: Format> {
@@ -129,7 +133,7 @@ impl<F: Format> PageTable<F> {
         part: AddrRange<F::Input>,
         visitor: &mut V,
     ) -> Result<(), Error> {
-        loop {
+        for _ in 0..MAX_READS {
             let descriptor = memory.load(slot)?;
             let at = Visit {
                 slot,
@@ -149,6 +153,7 @@ impl<F: Format> PageTable<F> {
                 Next::Retry => {}
             }
         }
+        Err(Error::Contended)
     }
 
     /// Makes the entry at `at` valid: counts it, then writes `descriptor` if the entry is still as it was read.
