@@ -24,6 +24,15 @@ pub enum End {
     Reboot,
     /// Another kernel is started by kexec, runs its tests, and powers off.
     Kexec,
+    /// The kernel panics on purpose; the crash kernel runs its tests and powers off.
+    Kdump,
+}
+
+impl End {
+    /// Whether the kernel starts another one.
+    pub fn needs_kexec(self) -> bool {
+        matches!(self, Self::Kexec | Self::Kdump)
+    }
 }
 
 /// One run of a VM.
@@ -58,7 +67,7 @@ impl Run {
             cpus: self.cpus,
             memory_mib: 1024,
             el2: self.el2,
-            its: self.end != End::Kexec,
+            its: !self.end.needs_kexec(),
             command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
             reboot: self.end == End::Reboot,
             debug: false,
@@ -92,7 +101,7 @@ const BASE: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 10] = [
     "load_unload",
     "regs",
     "hypercalls",
@@ -102,10 +111,11 @@ const COMMON: [&str; 9] = [
     "fail_at",
     "contain",
     "pool_too_small",
+    "hibernate_core",
 ];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 13] = [
+pub const RUNS: [Run; 14] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -143,6 +153,13 @@ pub const RUNS: [Run; 13] = [
         name: "kexec",
         tests: &["kexec"],
         end: End::Kexec,
+        ..BASE
+    },
+    Run {
+        name: "kdump",
+        words: &[KVM_OFF, "crashkernel=192M"],
+        tests: &["kdump"],
+        end: End::Kdump,
         ..BASE
     },
     Run {

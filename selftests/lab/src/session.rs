@@ -28,7 +28,6 @@ use crate::{
         Source, //
     },
     runs::{
-        End,
         Run, //
     },
     setup::Lab,
@@ -98,7 +97,7 @@ impl<'a> Session<'a> {
             source: &self.lab.source.path(),
             image: &self.lab.kernel(run.flavour)?.stock.image(),
         };
-        payload.archive(run.end == End::Kexec)
+        payload.archive(run.end.needs_kexec())
     }
 
     /// Runs a VM to its end or to its time limit, shows each line to `on_line`, and counts the results. The files of

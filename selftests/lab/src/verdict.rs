@@ -64,7 +64,8 @@ impl<'a> Reader<'a> {
     /// Reads a line.
     pub fn read(&mut self, line: &Line) {
         let text = line.text();
-        if matches!(line, Line::Console(_)) {
+        let must_panic = self.run.end == End::Kdump && self.boots < 2;
+        if matches!(line, Line::Console(_)) && !must_panic {
             if self.trouble.is_none() && KERNEL_TROUBLE.iter().any(|trouble| text.contains(trouble))
             {
                 self.trouble = Some(text.trim().to_owned());
@@ -141,7 +142,7 @@ impl<'a> Reader<'a> {
             End::PowerOff => (1, Some("poweroff")),
             // The machine is ended when it has come back, with its tests about to start again.
             End::Reboot => (2, None),
-            End::Kexec => (2, Some("poweroff")),
+            End::Kexec | End::Kdump => (2, Some("poweroff")),
         };
         if self.boots != boots {
             return Some(format!(
@@ -163,7 +164,7 @@ impl<'a> Reader<'a> {
     fn missing(&self) -> Vec<&'static str> {
         let expected = match self.run.end {
             End::PowerOff => self.run.tests,
-            End::Reboot | End::Kexec => self
+            End::Reboot | End::Kexec | End::Kdump => self
                 .run
                 .tests
                 .split_last()
@@ -259,6 +260,22 @@ mod tests {
         let tally = judge(&kexec, &format!("{first}{second}"), "", None);
         assert_eq!((tally.passed, tally.failed), (2, Vec::new()));
         assert!(!judge(&kexec, first, "", None).failed.is_empty());
+    }
+
+    #[test]
+    fn kdump_panics_once() {
+        let kdump = run(&["kdump"], End::Kdump);
+        let panic = Line::Console("[ 1.0] Kernel panic - not syncing".to_owned());
+        let boot = Line::Result("# eltwo-init: kernel x".to_owned());
+        let mut reader = Reader::new(&kdump);
+        for line in [&boot, &panic] {
+            reader.read(line);
+        }
+        assert!(!reader.is_over());
+        for line in [&boot, &panic] {
+            reader.read(line);
+        }
+        assert!(reader.is_over());
     }
 
     #[test]
