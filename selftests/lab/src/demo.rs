@@ -26,6 +26,9 @@ use crate::{
 /// How the program in the VM marks the lines of its story.
 const MARK: &str = "DEMO ";
 
+/// How such a line starts if something did not go as it should.
+const FAILED: &str = "FAILED";
+
 /// Lines of the console that are shown if the journey ends badly.
 const CONSOLE_TAIL: usize = 40;
 
@@ -45,8 +48,12 @@ pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
     ));
     ui.line("");
     let start = Instant::now();
+    let mut told = Vec::new();
     let tally = session.run(run, |line| {
         if let Some(story) = line.text().strip_prefix(MARK) {
+            if story.starts_with(FAILED) {
+                told.push(story.to_owned());
+            }
             ui.line(format_args!(
                 "{:>7.2} s  {story}",
                 start.elapsed().as_secs_f64()
@@ -54,7 +61,8 @@ pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
         }
     })?;
     ui.line("");
-    if tally.failed.is_empty() {
+    told.extend(tally.failed);
+    if told.is_empty() {
         ui.line(format_args!(
             "the journey took {:.1} s",
             start.elapsed().as_secs_f64()
@@ -65,10 +73,7 @@ pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
     for line in cmd::tail(&console, CONSOLE_TAIL) {
         ui.line(format_args!("| {line}"));
     }
-    let cause = format!(
-        "the journey did not go as planned: {}",
-        tally.failed.join("; ")
-    );
+    let cause = format!("the journey did not go as planned: {}", told.join("; "));
     Err(Failure::new(
         cause,
         "see the console above; `make check` tests each part by itself",

@@ -52,6 +52,8 @@ pub struct Run {
     pub words: &'static [&'static str],
     /// Tests, in their order.
     pub tests: &'static [&'static str],
+    /// Whether the tests print results. A story does not.
+    pub results: bool,
     /// How it ends.
     pub end: End,
     /// Limit of its duration.
@@ -96,6 +98,7 @@ const BASE: Run = Run {
     el2: true,
     words: &[KVM_OFF],
     tests: &[],
+    results: true,
     end: End::PowerOff,
     timeout: Duration::from_secs(300),
 };
@@ -217,6 +220,7 @@ pub const RUNS: [Run; 14] = [
 pub const DEMO: Run = Run {
     name: "demo",
     tests: &["demo"],
+    results: false,
     end: End::Kexec,
     ..BASE
 };

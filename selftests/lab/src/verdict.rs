@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
                 word.unwrap_or_default()
             ));
         }
-        (incomplete && self.run.end != End::Reboot)
+        (incomplete && self.run.results && self.run.end != End::Reboot)
             .then(|| "not all tests gave a result".to_owned())
     }
 
