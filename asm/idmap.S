@@ -131,7 +131,8 @@ eltwo_reset:
 	sub	x14, x14, x12
 	br	x14
 
-1:	// Idmap VA, boot PGD. Everything before this completes under the MMU as it is.
+1:	// Idmap VA, boot PGD. Falkor erratum E1041 wants an ISB directly before an MSR that turns the MMU off, or what was
+	// fetched speculatively may be translated wrongly.
 	isb
 	msr	sctlr_el2, x5
 	// M = 0 from here, PC is a PA now.
