@@ -438,7 +438,10 @@ pub fn hypercall(text: &str) -> Result<Answer> {
     Caller::open()?.call(text)
 }
 
-/// Writes to a file; the error is the kernel's.
+/// Writes to a file that is there; the error is the kernel's.
 pub fn write(file: &str, text: &str) -> io::Result<()> {
-    fs::write(format!("{DIR}/{file}"), text)
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(format!("{DIR}/{file}"))?;
+    file.write_all(text.as_bytes())
 }

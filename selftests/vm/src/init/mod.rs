@@ -133,12 +133,16 @@ fn shell() -> Result<()> {
 
 fn demo(name: &str) -> Result<()> {
     let results = setup::Results::open(false)?;
-    Command::new(format!("/tests/{name}"))
+    let status = Command::new(format!("/tests/{name}"))
         .env("PATH", setup::PATH)
         .stdin(Stdio::null())
         .stdout(results.for_child()?)
         .status()
         .context(name.to_string())?;
+    if status.code().is_none() {
+        // It had no time to say so itself.
+        results.line(&format!("DEMO FAILED {status}"));
+    }
     results.drain();
     Ok(())
 }

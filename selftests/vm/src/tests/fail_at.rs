@@ -53,7 +53,8 @@ pub fn test() -> Test {
 fn fails(step: u32, cpu: usize) -> Result<bool> {
     let before = cpu::hotplug_states()?;
     let mut log = Log::from_now()?;
-    let parameters = format!("fail_at={step} fail_cpu={cpu}");
+    // A pool of more than one chunk, so that the step that reserves the second one exists.
+    let parameters = format!("fail_at={step} fail_cpu={cpu} pool_kib=8192");
     let outcome = module::try_load(&parameters)?;
     let lines = log.eltwo()?;
     let requested = lines.iter().any(|line| line.contains("fails on request"));

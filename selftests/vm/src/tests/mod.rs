@@ -42,6 +42,8 @@ use anyhow::{
     Result, //
 };
 
+pub use load_unload::equal_images;
+
 use crate::{
     guest::{
         cpu,
@@ -93,7 +95,7 @@ pub const PROGRAMS: [Program; 25] = [
     plain("contain", 120, contain::test),
     plain("pool_too_small", 60, pool_too_small::test),
     plain("hibernate_core", 120, hibernate_core::test),
-    plain("hotplug_load", 300, hotplug_load::test),
+    plain("hotplug_load", 600, hotplug_load::test),
     plain("load_unload_100", 900, load_unload_100::test),
     plain("hotplug_100", 900, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
