@@ -29,6 +29,9 @@ const MARK: &str = "DEMO ";
 /// How such a line starts if something did not go as it should.
 const FAILED: &str = "FAILED";
 
+/// How its last line starts.
+const END: &str = "That was the whole journey";
+
 /// Lines of the console that are shown if the journey ends badly.
 const CONSOLE_TAIL: usize = 40;
 
@@ -48,21 +51,26 @@ pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
     ));
     ui.line("");
     let start = Instant::now();
-    let mut told = Vec::new();
+    let mut wrong = Vec::new();
+    let mut last = String::new();
     let tally = session.run(run, |line| {
         if let Some(story) = line.text().strip_prefix(MARK) {
             if story.starts_with(FAILED) {
-                told.push(story.to_owned());
+                wrong.push(story.to_owned());
             }
             ui.line(format_args!(
                 "{:>7.2} s  {story}",
                 start.elapsed().as_secs_f64()
             ));
+            story.clone_into(&mut last);
         }
     })?;
     ui.line("");
-    told.extend(tally.failed);
-    if told.is_empty() {
+    wrong.extend(tally.failed);
+    if !last.starts_with(END) {
+        wrong.push(format!("the story breaks off after: {last}"));
+    }
+    if wrong.is_empty() {
         ui.line(format_args!(
             "the journey took {:.1} s",
             start.elapsed().as_secs_f64()
@@ -73,7 +81,7 @@ pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
     for line in cmd::tail(&console, CONSOLE_TAIL) {
         ui.line(format_args!("| {line}"));
     }
-    let cause = format!("the journey did not go as planned: {}", told.join("; "));
+    let cause = format!("the journey did not go as planned: {}", wrong.join("; "));
     Err(Failure::new(
         cause,
         "see the console above; `make check` tests each part by itself",

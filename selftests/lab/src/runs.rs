@@ -52,7 +52,7 @@ pub struct Run {
     pub words: &'static [&'static str],
     /// Tests, in their order.
     pub tests: &'static [&'static str],
-    /// Whether the tests print results. A story does not.
+    /// Whether the tests print results. A story does not; whoever reads it knows its end.
     pub results: bool,
     /// How it ends.
     pub end: End,

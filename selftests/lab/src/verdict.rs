@@ -138,6 +138,9 @@ impl<'a> Reader<'a> {
 
     /// What is wrong with the way the run ended.
     fn wrong_end(&self, incomplete: bool) -> Option<String> {
+        if !self.run.results {
+            return None;
+        }
         let (boots, word) = match self.run.end {
             End::PowerOff => (1, Some("poweroff")),
             // The machine is ended when it has come back, with its tests about to start again.
@@ -156,7 +159,7 @@ impl<'a> Reader<'a> {
                 word.unwrap_or_default()
             ));
         }
-        (incomplete && self.run.results && self.run.end != End::Reboot)
+        (incomplete && self.run.end != End::Reboot)
             .then(|| "not all tests gave a result".to_owned())
     }
 
