@@ -177,6 +177,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+type Outcome = Result<(), Error>;
+
+/// A table and the model beside it.
 struct Driver<F: Subject> {
     bench: Bench<F>,
     model: Model<F::Attrs>,
@@ -240,56 +243,35 @@ impl<F: Subject> Driver<F> {
         AddrRange::new(F::Input::new(first).unwrap(), size).unwrap()
     }
 
+    /// Performs `step` on table and model and compares.
     fn apply(&mut self, step: &Step) {
-        let attrs = F::attrs();
         // A failed allocation is the only thing that the model does not foresee. It leaves everything as it was.
         let before = self.model.clone();
-        let (found, expected) = match step {
-            Step::Map(place, a, pages_only) => {
-                let (first, size) = self.range(place);
-                // Pages for the larger block would be hundreds of thousands.
-                let blocks = if *pages_only && size <= 2 * self.blocks[0] {
-                    Blocks::PagesOnly
-                } else {
-                    Blocks::Allowed
-                };
-                let to = self.output(place, first, size);
-                if to % self.blocks[0] != first % self.blocks[0] && size > 2 * self.blocks[0] {
-                    return;
-                }
-                let input = Self::input(first, size);
-                (
-                    self.bench.map(input, to, attrs[*a], blocks),
-                    self.model.map(first, size, to, attrs[*a]),
-                )
-            }
-            Step::MapConcurrent(place, a) => {
-                let (first, size) = self.range(place);
-                let to = self.output(place, first, size);
-                if to % self.blocks[0] != first % self.blocks[0] && size > 2 * self.blocks[0] {
-                    return;
-                }
-                // Without memory it stops half-way, which the model cannot follow.
-                self.bench.arena.set_budget(None);
-                let input = Self::input(first, size);
-                let result = self
-                    .bench
-                    .map_concurrent(input, to, attrs[*a], Blocks::Allowed);
-                (
-                    result,
-                    self.model.map_concurrent(first, size, to, attrs[*a]),
-                )
-            }
+        let Some((found, expected)) = self.perform(step) else {
+            return;
+        };
+        if found == Err(Error::NoMemory) {
+            self.model = before;
+        } else {
+            assert_eq!(found, expected, "{step:?}");
+        }
+        self.compare();
+    }
+
+    /// What the table answers to `step`, and what the model does; `None` if there is nothing to compare.
+    fn perform(&mut self, step: &Step) -> Option<(Outcome, Outcome)> {
+        let attrs = F::attrs();
+        Some(match step {
+            Step::Map(place, a, pages_only) => return self.map(place, attrs[*a], *pages_only),
+            Step::MapConcurrent(place, a) => return self.map_concurrent(place, attrs[*a]),
             Step::Unmap(place) => {
                 let (first, size) = self.range(place);
                 let expected = self.model.unmap(first, size);
-                match self.bench.unmap(Self::input(first, size)) {
-                    Ok(bytes) => {
-                        assert_eq!(bytes, expected);
-                        (Ok(()), Ok(()))
-                    }
-                    Err(error) => (Err(error), Ok(())),
+                let found = self.bench.unmap(Self::input(first, size));
+                if let Ok(bytes) = found {
+                    assert_eq!(bytes, expected);
                 }
+                (found.map(|_| ()), Ok(()))
             }
             Step::Protect(place, a) => {
                 let (first, size) = self.range(place);
@@ -310,20 +292,53 @@ impl<F: Subject> Driver<F> {
             }
             Step::Merge(place) => {
                 let (first, size) = self.range(place);
-                let result = self.bench.merge(Self::input(first, size));
-                (result.map(|_| ()), Ok(()))
+                let found = self.bench.merge(Self::input(first, size));
+                (found.map(|_| ()), Ok(()))
             }
             Step::Budget(budget) => {
                 self.bench.arena.set_budget(*budget);
-                return;
+                return None;
             }
-        };
-        if found == Err(Error::NoMemory) {
-            self.model = before;
+        })
+    }
+
+    fn map(
+        &mut self,
+        place: &Place,
+        attrs: F::Attrs,
+        pages_only: bool,
+    ) -> Option<(Outcome, Outcome)> {
+        let (first, size, to) = self.mapping(place)?;
+        // Pages for the larger block would be hundreds of thousands.
+        let blocks = if pages_only && size <= 2 * self.blocks[0] {
+            Blocks::PagesOnly
         } else {
-            assert_eq!(found, expected, "{step:?}");
-        }
-        self.compare();
+            Blocks::Allowed
+        };
+        let input = Self::input(first, size);
+        Some((
+            self.bench.map(input, to, attrs, blocks),
+            self.model.map(first, size, to, attrs),
+        ))
+    }
+
+    fn map_concurrent(&mut self, place: &Place, attrs: F::Attrs) -> Option<(Outcome, Outcome)> {
+        let (first, size, to) = self.mapping(place)?;
+        // Without memory it stops half-way, which the model cannot follow.
+        self.bench.arena.set_budget(None);
+        let input = Self::input(first, size);
+        Some((
+            self.bench.map_concurrent(input, to, attrs, Blocks::Allowed),
+            self.model.map_concurrent(first, size, to, attrs),
+        ))
+    }
+
+    /// Input, size and output for a mapping at `place`; `None` if it would be the larger block, in pages.
+    fn mapping(&self, place: &Place) -> Option<(u64, u64, u64)> {
+        let (first, size) = self.range(place);
+        let to = self.output(place, first, size);
+        let in_pages = to % self.blocks[0] != first % self.blocks[0];
+        (!in_pages || size <= 2 * self.blocks[0]).then_some((first, size, to))
     }
 
     fn compare(&self) {

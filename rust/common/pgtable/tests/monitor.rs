@@ -10,10 +10,7 @@ use std::{
     vec::Vec, //
 };
 
-use super::{
-    super::tlb::Tlbi,
-    *, //
-};
+use super::*;
 
 const SHAPE: (Granule, u32, u32, bool) = (Granule::K4, 39, 40, false);
 const PAGE_SIZE: u64 = 0x1000;

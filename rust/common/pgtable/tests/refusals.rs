@@ -502,3 +502,19 @@ fn merge_of_pages_that_are_no_block_changes_nothing() {
     );
     assert_eq!(bench.merge(block), Ok(1));
 }
+
+#[test]
+fn merge_of_blocks_above_a_table_changes_nothing() {
+    let mut bench = bench();
+    // 512 blocks of 2 MiB under one level-1 entry, of which the first is a table of pages that differ.
+    let gigabyte = va(0, 1 << 30);
+    bench.map(gigabyte, 0, rw(), Blocks::Allowed).unwrap();
+    bench.split(gigabyte, Level::L2).unwrap();
+    bench.protect(va(0, PAGE_SIZE), ro()).unwrap();
+    bench.arena.take_trace();
+    assert_eq!(bench.merge(gigabyte), Ok(0));
+    assert_eq!(bench.arena.take_trace(), []);
+    bench.protect(va(0, PAGE_SIZE), rw()).unwrap();
+    assert_eq!(bench.merge(gigabyte), Ok(2));
+    bench.assert_sound();
+}

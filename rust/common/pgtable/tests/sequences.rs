@@ -170,6 +170,24 @@ fn unmap_pages_with_a_hole_invalidates_only_what_was_mapped() {
 }
 
 #[test]
+fn unmap_neighbours_of_two_sizes_invalidates_each_at_its_own() {
+    let mut bench = Bench::<Stage1>::new(SHAPE);
+    // Two pages, a block, two pages; the outer pages stay, and so do their tables.
+    let all = va(BLOCK_SIZE - 2 * PAGE_SIZE, BLOCK_SIZE + 4 * PAGE_SIZE);
+    bench
+        .map(all, RAM - 2 * PAGE_SIZE, rw(), Blocks::Allowed)
+        .unwrap();
+    bench.arena.take_trace();
+    let inner = va(BLOCK_SIZE - PAGE_SIZE, BLOCK_SIZE + 2 * PAGE_SIZE);
+    bench.unmap(inner).unwrap();
+    let mut expected = Vec::new();
+    for first in [BLOCK_SIZE - PAGE_SIZE, BLOCK_SIZE, 2 * BLOCK_SIZE] {
+        expected.extend(ops(&invalidation(Tlbi::Vale2is(first >> 12))));
+    }
+    assert_eq!(ops(&bench.arena.take_trace()), expected);
+}
+
+#[test]
 fn unmap_of_nothing_touches_nothing() {
     let mut bench = Bench::<Stage1>::new(SHAPE);
     assert_eq!(bench.unmap(va(PAGE, PAGE_SIZE)), Ok(0));
