@@ -44,6 +44,14 @@ pub trait Format: Copy + Eq + Debug {
 
     /// Whether a live leaf with `old` must be broken before it may have `new`.
     fn needs_break(&self, old: Self::Attrs, new: Self::Attrs) -> bool;
+
+    /// Whether a TLB may not keep a leaf with `old` once the table says `new`.
+    ///
+    /// False only if the descriptors differ in nothing but bits that hardware ignores. What a TLB has made of the old
+    /// one is then what it would make of the new one: nothing is stale, so there is nothing to invalidate, and no walk needs
+    /// to see the store before it sees others, so there is no barrier either. Software that reads these bits has the table's
+    /// lock.
+    fn needs_flush(&self, old: Self::Attrs, new: Self::Attrs) -> bool;
 }
 
 /// A descriptor, taken apart.

@@ -12,6 +12,7 @@
 //! | valid to invalid, leaf | [`Maintenance::invalidate`] of [`Stale::Leaves`] | Any TLB may hold it, also one of a CPU that never used it: speculation loads it. |
 //! | valid to invalid, table | [`Maintenance::invalidate`] of [`Stale::Table`] | Walk caches may hold the table's address; its memory may be reused only after that is gone. |
 //! | permissions only | [`Maintenance::invalidate`] of [`Stale::Leaves`] | No break is needed, but until it completes each CPU uses the old or the new ones. |
+//! | bits that hardware ignores only | none | What a TLB has cached is no different: see [`super::Format::needs_flush`]. |
 //! | anything else | break (store 0, invalidate), then make (store, publish) | Two entries of different size, address or memory type for one address must never exist at the same time. |
 //!
 //! All is broadcast to the Inner Shareable domain, even for what only one CPU uses.

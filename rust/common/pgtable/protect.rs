@@ -2,8 +2,9 @@
 
 //! Protecting: leaves keep their address and get other attributes.
 //!
-//! Domain: common. Permissions, the access flag and tags may change in a live leaf: until the invalidation completes a
-//! CPU uses the old or the new ones, never a mix. Another memory type needs break-before-make.
+//! Domain: common. Permissions and the access flag may change in a live leaf: until the invalidation completes a CPU
+//! uses the old or the new ones, never a mix. A tag changes without an invalidation, as hardware does not see it. Another
+//! memory type needs break-before-make.
 
 use super::{
     error::Error,
@@ -134,7 +135,9 @@ where
             self.env.tlb.publish();
         } else {
             self.env.memory.store(at.slot, descriptor)?;
-            self.pending.add(self.env.tlb, at.covers, at.level);
+            if self.table.format.needs_flush(old, new) {
+                self.pending.add(self.env.tlb, at.covers, at.level);
+            }
         }
         Ok(Next::Proceed)
     }

@@ -24,8 +24,14 @@ type Sh = Field<8, 2>;
 type Af = Field<10, 1>;
 /// XN.
 type Xn = Field<54, 1>;
-/// Bits that hardware ignores.
-type SoftwareBits = Field<55, 4>;
+/// Bits that hardware ignores, and so ours: what counts shares needs all that there are.
+///
+/// - 58:55 are reserved for software.
+/// - 62:59 are PBHA, ignored while TCR_EL2.HWU62 to HWU59 are 0, which they are: we write all of TCR_EL2. FEAT_AIE and
+///   FEAT_S1POE have uses for them that TCR2_EL2 turns on; Linux leaves it alone, as do we, and its own nVHE tables are wrong
+///   with any of the bits set there that mean something with E2H = 0.
+/// - 63 is ignored but in the Realm state (FEAT_MEC), whose EL2 no kernel runs at.
+type SoftwareBits = Field<55, 9>;
 
 /// SH of Inner Shareable memory.
 const SH_INNER: u64 = 3;
@@ -51,17 +57,17 @@ enum HypMemory {
 }
 
 /// Attributes of an EL2 leaf.
-// INVARIANT: Device memory is not executable, and `tag` has four bits.
+// INVARIANT: Device memory is not executable, and `tag` has nine bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HypAttrs {
     memory: HypMemory,
     access: HypAccess,
-    tag: u8,
+    tag: u16,
 }
 
 impl HypAttrs {
     /// Largest tag.
-    pub const MAX_TAG: u8 = 15;
+    pub const MAX_TAG: u16 = 511;
 
     /// Normal, cacheable, Inner Shareable memory.
     pub const fn normal(access: HypAccess) -> Self {
@@ -97,7 +103,7 @@ impl HypAttrs {
     }
 
     /// The same with a tag of our own in the bits that hardware ignores; `None` above [`Self::MAX_TAG`].
-    pub const fn with_tag(self, tag: u8) -> Option<Self> {
+    pub const fn with_tag(self, tag: u16) -> Option<Self> {
         if tag > Self::MAX_TAG {
             return None;
         }
@@ -116,7 +122,7 @@ impl HypAttrs {
     }
 
     /// The tag of [`Self::with_tag`], 0 without one.
-    pub const fn tag(self) -> u8 {
+    pub const fn tag(self) -> u16 {
         self.tag
     }
 }
@@ -162,9 +168,9 @@ impl Format for Stage1 {
         let attrs = HypAttrs {
             memory,
             access: HypAccess::Read,
-            tag: u8::try_from(SoftwareBits::get(descriptor)).ok()?,
+            tag: u16::try_from(SoftwareBits::get(descriptor)).ok()?,
         }
-        // INVARIANT: `with_access` refuses executable Device memory; the tag has the four bits of its field.
+        // INVARIANT: `with_access` refuses executable Device memory; the tag has the nine bits of its field.
         .with_access(access)?;
         // All other bits must be as we write them.
         (self.encode(attrs, pa_format) == Ok(descriptor)).then_some(attrs)
@@ -172,5 +178,10 @@ impl Format for Stage1 {
 
     fn needs_break(&self, old: HypAttrs, new: HypAttrs) -> bool {
         old.memory != new.memory
+    }
+
+    fn needs_flush(&self, old: HypAttrs, new: HypAttrs) -> bool {
+        // The tag is in bits that hardware ignores.
+        HypAttrs { tag: 0, ..old } != HypAttrs { tag: 0, ..new }
     }
 }

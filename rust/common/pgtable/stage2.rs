@@ -163,4 +163,9 @@ impl Format for Stage2 {
     fn needs_break(&self, old: GuestAttrs, new: GuestAttrs) -> bool {
         old.memory != new.memory
     }
+
+    fn needs_flush(&self, old: GuestAttrs, new: GuestAttrs) -> bool {
+        // The tag is in bits that hardware ignores.
+        GuestAttrs { tag: 0, ..old } != GuestAttrs { tag: 0, ..new }
+    }
 }

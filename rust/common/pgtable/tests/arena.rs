@@ -38,7 +38,9 @@ use super::{
 use crate::common::pgtable::tlb::Tlbi;
 
 /// Bits of a leaf that may change while it is live: S2AP or AP, AF, XN, and those for software.
-const CHANGEABLE: u64 = 0x07e0_0000_0000_04c0;
+const CHANGEABLE: u64 = 0x0060_0000_0000_04c0 | IGNORED;
+/// Bits of a leaf that hardware ignores, so that no TLB is stale when they change.
+const IGNORED: u64 = 0x1ff << 55;
 
 /// What happened to memory and TLBs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +237,7 @@ impl State {
                 self.violations
                     .push("a valid entry was given another translation");
             }
+            (1, 1) if (old ^ new) & !IGNORED == 0 => {}
             (1, _) => {
                 self.dirty.insert(at, Stage::Stored);
             }

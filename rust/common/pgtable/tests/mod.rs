@@ -11,6 +11,7 @@ mod monitor;
 mod operations;
 mod refusals;
 mod sequences;
+mod tags;
 
 use std::vec::Vec;
 
