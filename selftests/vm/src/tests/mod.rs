@@ -16,6 +16,8 @@ mod kexec;
 mod kexec_second;
 mod load_unload;
 mod load_unload_100;
+mod machine;
+mod map_linear;
 mod map_unmap;
 mod maxcpus;
 mod offline_at_load;
@@ -28,6 +30,7 @@ mod refuse_kvm;
 mod refuse_vhe;
 mod regs;
 mod shutdown_paths;
+mod tables_at;
 
 use std::{
     fs,
@@ -84,11 +87,13 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 25] = [
+pub const PROGRAMS: [Program; 28] = [
     plain("load_unload", 60, load_unload::test),
     plain("regs", 60, regs::test),
     plain("hypercalls", 60, hypercalls::test),
     plain("map_unmap", 120, map_unmap::test),
+    plain("map_linear", 120, map_linear::test),
+    plain("tables_at", 180, tables_at::test),
     plain("hotplug", 120, hotplug::test),
     plain("offline_at_load", 120, offline_at_load::test),
     plain("fail_at", 300, fail_at::test),
@@ -99,6 +104,7 @@ pub const PROGRAMS: [Program; 25] = [
     plain("load_unload_100", 900, load_unload_100::test),
     plain("hotplug_100", 900, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
+    special("machine", 60, machine::test),
     special("maxcpus", 120, maxcpus::test),
     special("refuse_vhe", 60, refuse_vhe::test),
     special("refuse_kvm", 60, refuse_kvm::test),
