@@ -7,6 +7,11 @@
 //! same `crate::common::…` path in all three crates. Nothing here is linked
 //! into the kernel.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "model")), no_std)]
 
 pub mod common;
+
+/// The adversary that takes the place of `arch` here.
+#[cfg(any(test, feature = "model"))]
+#[path = "arch/fake/mod.rs"]
+pub mod fake;
