@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The interpreter's view of one CPU of the adversary.
+
+use eltwo::fake::{
+    Domain,
+    El,
+    Kind,
+    Reg,
+    System,
+    Tlbi,
+    Violation, //
+};
+
+use crate::{
+    core::{
+        Failure,
+        Machine,
+        Outcome, //
+    },
+    insn::{
+        self,
+        Barrier, //
+    },
+    sysreg::{
+        SysOp,
+        SysReg, //
+    },
+};
+
+/// PSTATE.M of EL2, in SPSR_EL2.
+const SPSR_EL2H: u64 = 0b1001;
+
+impl From<Box<Violation>> for Failure {
+    fn from(violation: Box<Violation>) -> Self {
+        Self {
+            reason: format!("{:?}: {}", violation.rule, violation.detail),
+            trace: violation.trace.clone(),
+        }
+    }
+}
+
+/// The register of the model that `reg` is.
+pub(crate) fn model_reg(reg: SysReg) -> Reg {
+    match reg {
+        SysReg::SCTLR_EL2 => Reg::SctlrEl2,
+        SysReg::TTBR0_EL2 => Reg::Ttbr0El2,
+        SysReg::TCR_EL2 => Reg::TcrEl2,
+        SysReg::MAIR_EL2 => Reg::MairEl2,
+        SysReg::VBAR_EL2 => Reg::VbarEl2,
+        SysReg::HCR_EL2 => Reg::HcrEl2,
+        SysReg::VTTBR_EL2 => Reg::VttbrEl2,
+        SysReg::VTCR_EL2 => Reg::VtcrEl2,
+        SysReg::ELR_EL2 => Reg::ElrEl2,
+        SysReg::SPSR_EL2 => Reg::SpsrEl2,
+        SysReg::ESR_EL2 => Reg::EsrEl2,
+        SysReg::FAR_EL2 => Reg::FarEl2,
+        SysReg::HPFAR_EL2 => Reg::HpfarEl2,
+        SysReg::TPIDR_EL2 => Reg::TpidrEl2,
+        SysReg::SP_EL0 => Reg::SpEl0,
+        other => Reg::Other(other.name()),
+    }
+}
+
+/// One CPU at EL2.
+pub struct Pe<'a> {
+    system: &'a mut System,
+    cpu: usize,
+    /// Where the last instruction was fetched from.
+    pub fetched_pa: u64,
+}
+
+impl<'a> Pe<'a> {
+    /// CPU `cpu` of `system`.
+    pub fn new(system: &'a mut System, cpu: usize) -> Self {
+        Self {
+            system,
+            cpu,
+            fetched_pa: 0,
+        }
+    }
+}
+
+impl Machine for Pe<'_> {
+    fn fetch(&mut self, pc: u64) -> Outcome<u32> {
+        let fetched = self.system.cpu(self.cpu).fetch(pc)?;
+        self.fetched_pa = fetched.pa;
+        Ok(fetched.word)
+    }
+
+    fn peek(&mut self, ahead: u64) -> Outcome<u32> {
+        let pa = self.fetched_pa + ahead;
+        let pair = self.system.read(pa & !7);
+        let pair = pair.ok_or_else(|| Failure::new(format!("nothing at {pa:#x}")))?;
+        Ok((pair >> ((pa & 4) * 8)) as u32)
+    }
+
+    fn load(&mut self, address: u64) -> Outcome<u64> {
+        Ok(self.system.cpu(self.cpu).load64(address)?)
+    }
+
+    fn store(&mut self, address: u64, value: u64) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).store64(address, value)?)
+    }
+
+    fn mrs(&mut self, reg: SysReg) -> Outcome<u64> {
+        Ok(self.system.cpu(self.cpu).mrs(model_reg(reg)))
+    }
+
+    fn msr(&mut self, reg: SysReg, value: u64) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).msr(model_reg(reg), value)?)
+    }
+
+    fn sys(&mut self, op: SysOp) -> Outcome<()> {
+        let mut cpu = self.system.cpu(self.cpu);
+        match op {
+            SysOp::TlbiAlle2 => cpu.tlbi(Tlbi::Alle2 { is: false })?,
+            SysOp::TlbiAlle1 => cpu.tlbi(Tlbi::Alle1 { is: false })?,
+            SysOp::IcIallu => cpu.ic_iallu()?,
+        }
+        Ok(())
+    }
+
+    fn dsb(&mut self, Barrier(option): Barrier) -> Outcome<()> {
+        let domain = match option >> 2 {
+            0 => Domain::Osh,
+            1 => Domain::Nsh,
+            2 => Domain::Ish,
+            _ => Domain::Sy,
+        };
+        let kind = match option & 3 {
+            1 => Kind::Loads,
+            2 => Kind::Stores,
+            3 => Kind::Full,
+            _ => return Err(Failure::new("DSB with a reserved option")),
+        };
+        Ok(self.system.cpu(self.cpu).dsb(domain, kind)?)
+    }
+
+    fn isb(&mut self) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).isb()?)
+    }
+
+    fn eret(&mut self, spsr: u64) -> Outcome<()> {
+        let to = match spsr & 0b1101 {
+            SPSR_EL2H | 0b1000 => El::Hyp,
+            _ => El::Host,
+        };
+        Ok(self.system.cpu(self.cpu).eret(to)?)
+    }
+
+    fn sp(&mut self, el2: bool) -> Outcome<u64> {
+        let reg = if el2 { Reg::SpEl2 } else { Reg::SpEl0 };
+        Ok(self.system.cpu(self.cpu).mrs(reg))
+    }
+
+    fn set_sp(&mut self, el2: bool, value: u64) -> Outcome<()> {
+        let reg = if el2 { Reg::SpEl2 } else { Reg::SpEl0 };
+        Ok(self.system.cpu(self.cpu).msr(reg, value)?)
+    }
+
+    fn note(&mut self, pc: u64, word: u32) {
+        let text = insn::disassemble(word);
+        self.system.note(self.cpu, &format!("{pc:#x}: {text}"));
+    }
+}

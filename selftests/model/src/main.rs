@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Command line of the model.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode, //
+};
+
+use anyhow::Result;
+use clap::{
+    Parser,
+    Subcommand, //
+};
+use eltwo_model::{
+    elf::Image,
+    mutants::{
+        self,
+        Mutant,
+        Verdict, //
+    },
+    scenario, //
+};
+
+/// Runs the EL2 image of eltwo on a hostile model of the machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play all scenarios, or one.
+    Run {
+        /// The linked image, eltwo_hyp.elf.
+        #[arg(long)]
+        elf: PathBuf,
+        /// Only this scenario.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Take each maintenance instruction out in turn: a scenario must fail each time.
+    Mutants {
+        /// The linked image, eltwo_hyp.elf.
+        #[arg(long)]
+        elf: PathBuf,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Run { elf, only } => run(&Image::read(&elf)?, only.as_deref()),
+        Command::Mutants { elf } => mutate(&Image::read(&elf)?),
+    }
+}
+
+fn run(image: &Image, only: Option<&str>) -> Result<ExitCode> {
+    let mut failed = 0;
+    for scenario in scenario::ALL {
+        if only.is_some_and(|only| only != scenario.name) {
+            continue;
+        }
+        match scenario.run(image) {
+            Ok(()) => println!("ok      {}", scenario.name),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED  {}: {error:#}", scenario.name);
+            }
+        }
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn mutate(image: &Image) -> Result<ExitCode> {
+    let mutants = mutants::run(image)?;
+    mutants.iter().for_each(show);
+    let left: Vec<_> = mutants
+        .iter()
+        .filter(|mutant| !mutant.is_killed())
+        .collect();
+    if !left.is_empty() {
+        println!("\nnot killed:");
+        left.iter().copied().for_each(show);
+    }
+    println!(
+        "mutants: killed {} of {}",
+        mutants.len() - left.len(),
+        mutants.len()
+    );
+    let settled = left.iter().all(|mutant| mutant.is_argued());
+    Ok(if settled {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// One line of the table.
+fn show(mutant: &Mutant) {
+    let verdict = match &mutant.verdict {
+        Verdict::Killed { by, reason } => format!("killed by {by}: {reason}"),
+        Verdict::Argued(reason) => format!("argued: {reason}"),
+        Verdict::Survived => "SURVIVED".into(),
+    };
+    println!(
+        "{:<26} {:<20} {:<26} {verdict}",
+        mutant.place, mutant.line, mutant.text
+    );
+}

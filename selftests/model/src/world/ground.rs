@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a machine is like, and what may be wrong with the way that it is set up.
+
+use eltwo::common::shared::MapMode;
+
+/// The machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// Number of CPUs.
+    pub cpus: usize,
+    /// PARange, in bits.
+    pub pa_bits: u32,
+    /// 52-bit descriptors (TCR.DS = 1; FEAT_LPA with 64K).
+    pub wide: bool,
+    /// First and last byte of RAM.
+    pub ram: (u64, u64),
+    /// Where the kernel has memory for the image.
+    pub image_pa: u64,
+    /// Random bits of the layout.
+    pub seed: u64,
+    /// How RAM gets into the linear window.
+    pub map: MapMode,
+    /// SCTLR_EL2.I as found: fetches with the MMU off go through the instruction cache.
+    pub icache_on: bool,
+}
+
+impl Default for Ground {
+    /// QEMU's `virt` with 1 GiB.
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            pa_bits: 44,
+            wide: false,
+            ram: (0x4000_0000, 0x7fff_ffff),
+            image_pa: 0x4780_0000,
+            seed: 0x00e1_0002,
+            map: MapMode::OnDemand,
+            icache_on: false,
+        }
+    }
+}
+
+/// A way in which the set-up differs from what the host does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The image is not made fit for execution (`caches_clean_inval_pou`).
+    SkipInvalidateOfCode,
+    /// The image is not cleaned to the PoC.
+    SkipCleanOfImage,
+    /// The clean of the image is not completed by its DSB.
+    SkipDsbAfterImage,
+    /// The context of a CPU, with what init reads, is not cleaned.
+    SkipCleanOfContext,
+    /// The clean of the context is not completed by its DSB.
+    SkipDsbAfterContext,
+    /// The tables are not published by DSB ISHST.
+    SkipPublish,
+    /// No more than what init asks for: what runs with the MMU off is at the PoC, the rest at the PoU.
+    CleanLeast,
+    /// One PGD, with the idmap and the run-time mappings, for both phases.
+    OnePgd,
+    /// The runtime PGD maps the VA of the idmap page to a page that is not ours.
+    Collision,
+}
+
+/// A step of the host that can be left out.
+#[derive(Clone, Copy, Debug)]
+pub struct HostStep {
+    /// Leaves it out.
+    pub change: Change,
+    /// Where the host takes it.
+    pub place: &'static str,
+    /// What it is.
+    pub text: &'static str,
+    /// Why nobody misses it, if nobody does.
+    pub argument: Option<&'static str>,
+}
+
+const fn step(change: Change, place: &'static str, text: &'static str) -> HostStep {
+    HostStep {
+        change,
+        place,
+        text,
+        argument: None,
+    }
+}
+
+/// All of them. Maintenance inside of functions of the kernel is the kernel's.
+pub const HOST_STEPS: [HostStep; 6] = [
+    step(
+        Change::SkipInvalidateOfCode,
+        "clean_image",
+        "caches_clean_inval_pou",
+    ),
+    step(Change::SkipCleanOfImage, "clean_to_poc (image)", "dc civac"),
+    step(Change::SkipDsbAfterImage, "clean_to_poc (image)", "dsb sy"),
+    step(
+        Change::SkipCleanOfContext,
+        "clean_to_poc (context)",
+        "dc civac",
+    ),
+    step(
+        Change::SkipDsbAfterContext,
+        "clean_to_poc (context)",
+        "dsb sy",
+    ),
+    HostStep {
+        argument: Some("clean_to_poc comes later on the same CPU, and its DSB SY does for both"),
+        ..step(Change::SkipPublish, "publish_tables", "dsb ishst")
+    },
+];
