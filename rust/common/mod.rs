@@ -11,6 +11,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod guest;
 pub mod layout;
 pub mod pgtable;
 pub mod pool;
