@@ -51,6 +51,8 @@ pub struct Facts {
     pub wide: bool,
     /// What the CPUs need or offer for TLB maintenance.
     pub tlb: TlbFeatures,
+    /// A CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
+    pub speculative_at: bool,
     /// The address space.
     pub layout: Layout,
     /// RAM that may be shared, in ascending order.
@@ -67,6 +69,8 @@ pub struct Shared {
     pub lock: TicketLock,
     /// Physical address of the root table of the runtime PGD. Filled by the host before the first CPU comes in.
     pub runtime_pgd: AtomicU64,
+    /// Pages that were unshared for good. Counted by EL2; it tells whether what was checked before still holds.
+    pub unshares: AtomicU64,
     /// Entries of the page metadata.
     meta_count: u32,
     /// Constant.
@@ -92,6 +96,7 @@ impl Shared {
         Self {
             lock: TicketLock::new(),
             runtime_pgd: AtomicU64::new(0),
+            unshares: AtomicU64::new(0),
             meta_count,
             facts,
             pool: Pool::default(),

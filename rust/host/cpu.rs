@@ -335,7 +335,11 @@ impl Cpu {
         inject::check_on(Step::CpuInit, self.number)?;
         let context = self.context.as_ptr();
         // SAFETY: The CPU is at the stub, so EL2 does not look at its context, and this is its one writer.
-        unsafe { (&raw mut (*context).saved).write(saved) };
+        unsafe {
+            (&raw mut (*context).saved).write(saved);
+            // No guest has been here yet.
+            (&raw mut (*context).guest).write_bytes(0, 1);
+        }
         // SAFETY: The context is in the kernel's linear map. Init reads `boot` in it with the MMU off; and no line of
         // this page may stay behind in the cache of a CPU that goes away.
         unsafe {

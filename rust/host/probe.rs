@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     pub(crate) mair: u64,
     /// What the CPUs need or offer for TLB maintenance.
     pub(crate) tlb: TlbFeatures,
+    /// Some CPU may walk tables speculatively through a half-switched regime.
+    pub(crate) speculative_at: bool,
     /// Smallest data cache line of the system.
     pub(crate) cache: el1::CacheGeometry,
 }
@@ -172,6 +174,7 @@ fn machine() -> Result<Machine> {
             ttl: field(sanitised(SYS_ID_AA64MMFR2_EL1), 48) != 0,
             repeat: has_cap(bindings::ARM64_WORKAROUND_REPEAT_TLBI),
         },
+        speculative_at: has_cap(bindings::ARM64_WORKAROUND_SPECULATIVE_AT),
         cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),
     })
 }

@@ -108,6 +108,7 @@ impl Service {
             pa_bits: u32::from(machine.pa_bits),
             wide: machine.wide,
             tlb: machine.tlb,
+            speculative_at: machine.speculative_at,
             layout,
             ram: *ranges,
             ram_count,
@@ -208,12 +209,17 @@ impl Service {
         }
         let result = cpu.call(call, args, &masked);
         if result == Err(EIO) {
-            cpu.compare(self, &masked);
-            drop(masked);
-            self.log.lock().record(self, cpu);
-            self.close();
+            self.contain(cpu, masked);
         }
         result
+    }
+
+    /// After an exception at EL2 of `cpu`, which is this one and at the stub: keeps the report, and closes the service.
+    pub(crate) fn contain(&self, cpu: &Cpu, masked: IrqsMasked) {
+        cpu.compare(self, &masked);
+        drop(masked);
+        self.log.lock().record(self, cpu);
+        self.close();
     }
 
     /// Tells the kernel's log that we are here.
