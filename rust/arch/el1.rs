@@ -43,6 +43,53 @@ pub(crate) unsafe fn hvc(regs: HvcRegs) -> HvcRegs {
     [x0, x1, x2, x3, x4]
 }
 
+/// Runs the guest whose context EL2 sees at `hyp_va`, by `HVC #1`. Returns a status and an exit reason.
+///
+/// # Safety
+///
+/// - EL2 of this CPU is ours, and interrupts are masked.
+/// - Nobody else uses the context, or the FP/SIMD registers if its flags say that the guest gets them.
+#[inline]
+pub(crate) unsafe fn hvc_run(call: u64, hyp_va: u64) -> (u64, u64) {
+    let (mut x0, mut x1) = (call, hyp_va);
+    // SAFETY: By the contract of this function. EL2 keeps x18-x30 and SP, and changes memory, hence the memory clobber.
+    unsafe {
+        asm!(
+            "hvc #1",
+            inout("x0") x0,
+            inout("x1") x1,
+            out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
+            out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
+            out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+            options(nostack)
+        )
+    };
+    (x0, x1)
+}
+
+/// The current task (`current`).
+#[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+#[inline]
+pub(crate) fn current_task() -> *mut crate::bindings::task_struct {
+    let task: *mut crate::bindings::task_struct;
+    // SAFETY: The kernel keeps the current task in SP_EL0 while it runs. For the task itself it never changes, so the
+    // read may be moved or dropped.
+    unsafe {
+        asm!("mrs {}, sp_el0", out(reg) task, options(pure, nomem, nostack, preserves_flags))
+    };
+    task
+}
+
+/// What to add to the address of a per-CPU variable to get at this CPU's. The caller cannot be moved to another CPU.
+#[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+#[inline]
+pub(crate) fn percpu_offset() -> usize {
+    let offset: usize;
+    // SAFETY: A kernel at EL1 keeps the offset in TPIDR_EL1. No `nomem`: the read stays where preemption is off.
+    unsafe { asm!("mrs {}, tpidr_el1", out(reg) offset, options(nostack, preserves_flags)) };
+    offset
+}
+
 /// Interrupts of this CPU are masked for as long as this lives; so the task stays on its CPU.
 pub(crate) struct IrqsMasked {
     daif: u64,
@@ -68,6 +115,24 @@ impl IrqsMasked {
             daif,
             _not_send: PhantomData,
         }
+    }
+}
+
+impl IrqsMasked {
+    /// Takes what is pending, and masks again.
+    #[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+    pub(crate) fn open_window(&mut self) {
+        // SAFETY: As in `new` and `drop`: the task is preemptible only as far as its caller allows. The ISB is the context
+        // synchronization event after which a pending interrupt must be taken (Arm ARM D1.3.6).
+        unsafe {
+            asm!(
+                "msr daif, {}",
+                "isb",
+                "msr daifset, #3",
+                in(reg) self.daif,
+                options(nostack, preserves_flags)
+            )
+        };
     }
 }
 

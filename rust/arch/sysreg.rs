@@ -45,6 +45,16 @@ readers! {
     mair_el1 = "MAIR_EL1";
 }
 
+#[cfg(not(eltwo_el2))]
+readers! {
+    /// PMBIDR_EL1: whose the profiling buffer is. Only with FEAT_SPE.
+    #[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+    pmbidr_el1 = "S3_0_C9_C10_7";
+    /// TRBIDR_EL1: whose the trace buffer is. Only with FEAT_TRBE.
+    #[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+    trbidr_el1 = "S3_0_C9_C11_7";
+}
+
 #[cfg(eltwo_el2)]
 readers! {
     /// VBAR_EL2.

@@ -46,8 +46,10 @@ use crate::{
             SavedRegs,
             Status,
             ABI_VERSION,
-            HVC_SOFT_RESTART, //
+            HVC_SOFT_RESTART,
+            RUN_VCPU, //
         },
+        guest::ExitReason,
         regs::{
             self,
             index,
@@ -280,6 +282,43 @@ impl Cpu {
             return Err(EIO);
         }
         Ok(regs)
+    }
+
+    /// Runs the guest whose context EL2 sees at `hyp_va`.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if it ended in an exception at EL2: then the CPU is at the stub. `EFAULT` if the context is not shared.
+    #[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+    #[inline]
+    pub(crate) fn run_guest(&self, hyp_va: u64, masked: &IrqsMasked) -> Result<ExitReason> {
+        loop {
+            // SAFETY: This CPU's EL2 is ours (the caller has looked), and interrupts are masked. The context belongs to
+            // the caller.
+            let (x0, x1) = unsafe { el1::hvc_run(RUN_VCPU, hyp_va) };
+            if x0 == Status::Ok.to_x0() {
+                return ExitReason::from_number(x1).ok_or(EFAULT);
+            }
+            self.admit_guest(x0, hyp_va, masked)?;
+        }
+    }
+
+    /// EL2 does not know the context, or no longer.
+    #[cold]
+    fn admit_guest(&self, status: u64, hyp_va: u64, masked: &IrqsMasked) -> Result {
+        match Status::from_x0(status) {
+            Some(Status::NotFound) => {
+                let [x0, ..] = self.call(Call::AdmitVcpu as u64, [hyp_va, 0, 0, 0], masked)?;
+                match Status::from_x0(x0) {
+                    Some(Status::Ok) => Ok(()),
+                    _ => Err(EFAULT),
+                }
+            }
+            _ => {
+                self.set_state(State::Faulted);
+                Err(EIO)
+            }
+        }
     }
 
     /// Reads register `place` where it is now. The CPU's EL2 is ours.

@@ -54,22 +54,28 @@ pub(crate) struct Machine {
 }
 
 /// `sys_reg(op0, op1, crn, crm, op2)` of Linux, the key of `read_sanitised_ftr_reg`.
-const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
+pub(crate) const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
     (op0 << 19) | (op1 << 16) | (crn << 12) | (crm << 8) | (op2 << 5)
 }
 
-const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
-const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
+#[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+pub(crate) const SYS_ID_AA64PFR0_EL1: u32 = sys_reg(3, 0, 0, 4, 0);
+#[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+pub(crate) const SYS_ID_AA64DFR0_EL1: u32 = sys_reg(3, 0, 0, 5, 0);
+pub(crate) const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
+#[expect(dead_code, reason = "for host::kvm, which is not built yet")]
+pub(crate) const SYS_ID_AA64MMFR1_EL1: u32 = sys_reg(3, 0, 0, 7, 1);
+pub(crate) const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
 const SYS_CTR_EL0: u32 = sys_reg(3, 3, 0, 0, 1);
 
 /// The value of an ID register that holds for all CPUs.
-fn sanitised(register: u32) -> u64 {
-    // SAFETY: The three registers above are in the kernel's table of features.
+pub(crate) fn sanitised(register: u32) -> u64 {
+    // SAFETY: The registers above are in the kernel's table of features.
     unsafe { bindings::read_sanitised_ftr_reg(register) }
 }
 
 /// Whether the kernel has found the capability or the erratum with this number.
-fn has_cap(number: u32) -> bool {
+pub(crate) fn has_cap(number: u32) -> bool {
     let (word, bit) = (number / u64::BITS, number % u64::BITS);
     // SAFETY: The kernel no longer changes the bitmap once modules can be loaded.
     let words = unsafe { (&raw const bindings::system_cpucaps).read() };
@@ -79,7 +85,7 @@ fn has_cap(number: u32) -> bool {
 }
 
 /// The four bits of `value` at `shift`.
-const fn field(value: u64, shift: u32) -> u64 {
+pub(crate) const fn field(value: u64, shift: u32) -> u64 {
     (value >> shift) & 0xf
 }
 
