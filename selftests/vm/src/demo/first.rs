@@ -207,7 +207,7 @@ pub fn memory_map() -> Result<()> {
         ));
     }
     row("The trampoline is the only address in both tables: to go from one to the other is to");
-    row("break before make, for the whole address space at once. Nothing is writable and executable.");
+    row("break before make, for the whole address space. Nothing is writable and executable.");
     Ok(())
 }
 

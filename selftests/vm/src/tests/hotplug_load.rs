@@ -45,9 +45,9 @@ use crate::{
 };
 
 /// Times that each secondary CPU goes and comes.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 10;
 /// Times that the module is loaded.
-const LOADS: u32 = 25;
+const LOADS: u32 = 15;
 /// How long rmmod may be put off by files that are open.
 const RMMOD_LIMIT: Duration = Duration::from_secs(10);
 
