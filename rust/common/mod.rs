@@ -12,6 +12,7 @@
 pub mod abi;
 pub mod addr;
 pub mod demand;
+pub mod guest;
 pub mod layout;
 pub mod pgds;
 pub mod pgtable;
