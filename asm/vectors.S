@@ -35,6 +35,13 @@ eltwo_vectors:
 
 	.balign	128			// Synchronous, EL1 or EL0 with AArch64
 	stp	x0, x1, [sp, #({HOST} + 0)]
+	// HVC #1 has the shortest way. Everything else, traps included, is told apart behind this.
+	mrs	x0, esr_el2
+	movz	x1, #{HVC_RUN}
+	movk	x1, #(({ESR_EC_HVC64} << ({ESR_EC_SHIFT} - 16)) | (1 << (25 - 16))), lsl #16
+	cmp	x0, x1
+	b.eq	eltwo_run_vcpu
+	ldp	x0, x1, [sp, #({HOST} + 0)]
 	b	eltwo_host_sync
 
 	eltwo_fault_vector 0x480
@@ -216,6 +223,11 @@ eltwo_fault:
 	cmp	x0, #0x400
 	b.hs	1f
 
+	// A guest's registers, all or some, may be in the CPU: the host's come back first.
+	ldr	x2, [sp, #{GUEST_LOADED}]
+	cbz	x2, 2f
+	bl	eltwo_abandon_guest
+2:
 	// The host is inside a call: its frame, saved by eltwo_host_sync, tells where to return to.
 	ldp	x30, x1, [sp, #({HOST} + 240)]
 	msr	sp_el0, x1

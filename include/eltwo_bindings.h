@@ -21,3 +21,30 @@
 #include <asm/memory.h>
 //! var ELTWO_PAGE_OFFSET
 static const long ELTWO_PAGE_OFFSET = (long)PAGE_OFFSET;
+
+/* The KVM uAPI: structures and constants. Ioctl numbers are expressions; they are made with kernel::ioctl. */
+#include <uapi/linux/kvm.h>
+//! file .*/uapi/(linux|asm)/kvm\.h
+//! type user_sve_header
+
+/* File descriptors of VMs and vCPUs. */
+#include <linux/anon_inodes.h>
+//! function anon_inode_get(fd|file)
+
+/* Signals, rescheduling and task work before a guest is entered. */
+#include <linux/entry-virt.h>
+//! function xfer_to_guest_mode_handle_work
+
+/* FP/SIMD registers of the host's user space. */
+#include <asm/neon.h>
+//! function kernel_neon_(begin|end)
+
+/* Accounting of guest time, and RCU. */
+#include <linux/context_tracking.h>
+//! var context_tracking_key
+//! var context_tracking
+//! type context_tracking
+
+/* Lockdep's books about interrupts, where the kernel keeps them. */
+#include <linux/irqflags.h>
+//! function trace_hardirqs_(on|off)

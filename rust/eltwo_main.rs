@@ -39,6 +39,10 @@ mod host;
     non_snake_case,
     non_upper_case_globals,
     clippy::all,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
+    improper_ctypes,
     unsafe_op_in_unsafe_fn,
     unreachable_pub,
     unused_imports

@@ -40,6 +40,87 @@ pub(crate) unsafe fn hvc(regs: HvcRegs) -> HvcRegs {
     [x0, x1, x2, x3, x4]
 }
 
+/// Runs the guest whose context EL2 sees at `hyp_va`, by `HVC #1`. Returns a status and an exit reason.
+///
+/// # Safety
+///
+/// - EL2 of this CPU is ours, and interrupts are masked.
+/// - Nobody else uses the context, or the FP/SIMD registers if its flags say that the guest gets them.
+#[inline]
+pub(crate) unsafe fn hvc_run(call: u64, hyp_va: u64) -> (u64, u64) {
+    let (mut x0, mut x1) = (call, hyp_va);
+    // SAFETY: By the contract of this function. EL2 keeps x18-x30 and SP, and changes memory, hence the memory clobber.
+    unsafe {
+        asm!(
+            "hvc #1",
+            inout("x0") x0,
+            inout("x1") x1,
+            out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
+            out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
+            out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+            options(nostack)
+        )
+    };
+    (x0, x1)
+}
+
+/// The current task (`current`).
+#[inline]
+pub(crate) fn current_task() -> *mut crate::bindings::task_struct {
+    let task: *mut crate::bindings::task_struct;
+    // SAFETY: The kernel keeps the current task in SP_EL0 while it runs. For the task itself it never changes, so the
+    // read may be moved or dropped.
+    unsafe {
+        asm!("mrs {}, sp_el0", out(reg) task, options(pure, nomem, nostack, preserves_flags))
+    };
+    task
+}
+
+/// What to add to the address of a per-CPU variable to get at this CPU's. The caller cannot be moved to another CPU.
+#[inline]
+pub(crate) fn percpu_offset() -> usize {
+    let offset: usize;
+    // SAFETY: A kernel at EL1 keeps the offset in TPIDR_EL1. No `nomem`: the read stays where preemption is off.
+    unsafe { asm!("mrs {}, tpidr_el1", out(reg) offset, options(nostack, preserves_flags)) };
+    offset
+}
+
+/// Masks IRQ and FIQ in PSTATE, which is stronger than the kernel's priority mask (pseudo-NMI). Returns what
+/// [`restore_irqs`] takes.
+#[inline]
+pub(crate) fn mask_irqs() -> u64 {
+    let daif: u64;
+    // SAFETY: Masking interrupts is always allowed. No `nomem`: the compiler must not move an access out of the masked
+    // section.
+    unsafe {
+        asm!(
+            "mrs {}, daif",
+            "msr daifset, #3",
+            out(reg) daif,
+            options(nostack, preserves_flags)
+        )
+    };
+    daif
+}
+
+/// Puts PSTATE.DAIF back.
+///
+/// # Safety
+///
+/// `daif` is from [`mask_irqs`], called by the same task on the same CPU, with nothing between that relies on the mask.
+#[inline]
+pub(crate) unsafe fn restore_irqs(daif: u64) {
+    // SAFETY: By the contract of this function.
+    unsafe { asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags)) };
+}
+
+/// Makes a pending interrupt be taken now, if it is not masked: context synchronization (Arm ARM D1.3.6).
+#[inline]
+pub(crate) fn take_interrupts() {
+    // SAFETY: A barrier has no precondition. The handlers change memory, hence no `nomem`.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+}
+
 /// How far a line of the data cache reaches, and whether an erratum asks for every operation twice.
 #[derive(Clone, Copy)]
 pub(crate) struct CacheGeometry {

@@ -47,10 +47,56 @@ readers! {
     mair_el1 = "MAIR_EL1";
 }
 
+#[cfg(not(eltwo_el2))]
+readers! {
+    /// PMBIDR_EL1: whose the profiling buffer is. Only with FEAT_SPE.
+    pmbidr_el1 = "S3_0_C9_C10_7";
+    /// TRBIDR_EL1: whose the trace buffer is. Only with FEAT_TRBE.
+    trbidr_el1 = "S3_0_C9_C11_7";
+}
+
 #[cfg(eltwo_el2)]
 readers! {
     /// VBAR_EL2.
     vbar_el2 = "VBAR_EL2";
     /// TTBR0_EL2.
     ttbr0_el2 = "TTBR0_EL2";
+    /// HCR_EL2.
+    hcr_el2 = "HCR_EL2";
+    /// MDCR_EL2.
+    mdcr_el2 = "MDCR_EL2";
+    /// CPTR_EL2.
+    cptr_el2 = "CPTR_EL2";
+    /// HSTR_EL2.
+    hstr_el2 = "HSTR_EL2";
+    /// VTTBR_EL2.
+    vttbr_el2 = "VTTBR_EL2";
+    /// VTCR_EL2.
+    vtcr_el2 = "VTCR_EL2";
+    /// CNTVOFF_EL2.
+    cntvoff_el2 = "CNTVOFF_EL2";
+    /// CNTHCTL_EL2.
+    cnthctl_el2 = "CNTHCTL_EL2";
+    /// VPIDR_EL2.
+    vpidr_el2 = "VPIDR_EL2";
+    /// VMPIDR_EL2.
+    vmpidr_el2 = "VMPIDR_EL2";
+    /// HCRX_EL2. Only with FEAT_HCX.
+    hcrx_el2 = "S3_4_C1_C2_2";
+    /// HFGRTR_EL2. Only with FEAT_FGT, as the next four.
+    hfgrtr_el2 = "S3_4_C1_C1_4";
+    /// HFGWTR_EL2.
+    hfgwtr_el2 = "S3_4_C1_C1_5";
+    /// HFGITR_EL2.
+    hfgitr_el2 = "S3_4_C1_C1_6";
+    /// HDFGRTR_EL2.
+    hdfgrtr_el2 = "S3_4_C3_C1_4";
+    /// HDFGWTR_EL2.
+    hdfgwtr_el2 = "S3_4_C3_C1_5";
+    /// MPAM2_EL2. Only with FEAT_MPAM.
+    mpam2_el2 = "S3_4_C10_C5_0";
+    /// ICH_HCR_EL2. Only with the GIC's system registers in use.
+    ich_hcr_el2 = "S3_4_C12_C11_0";
+    /// ICC_SRE_EL2. Only with a GICv3.
+    icc_sre_el2 = "S3_4_C12_C9_5";
 }

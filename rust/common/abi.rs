@@ -7,6 +7,8 @@
 //!
 //! Stub calls: `Documentation/virt/kvm/arm/hyp-abi.rst` of the Linux source.
 
+use super::guest::GuestSlot;
+
 /// Stub call: install the vectors at the physical address in x1.
 pub const HVC_SET_VECTORS: u64 = 0;
 /// Stub call: leave EL2's MMU off and jump, at EL2, to the physical address in x1 with x0..x2 = x2..x4.
@@ -66,11 +68,30 @@ pub enum Call {
     Provoke = CALL_BASE + 12,
     /// As [`Call::Read`], for the first word of each of x2 pages from x1 = hyp VA on. Returns x1 = the sum of these words.
     Walk = CALL_BASE + 13,
+    /// Makes the vCPU whose context is shared at x1 = hyp VA the one that [`HVC_RUN`] runs on this CPU.
+    AdmitVcpu = CALL_BASE + 14,
+    /// Invalidates what is cached of a guest's stage 2, and of its stage 1 with it, on all CPUs: x1 = VTTBR_EL2, x2 = IPA,
+    /// x3 = bytes, x4 = [`super::guest::stale_to_x4`].
+    TlbIpa = CALL_BASE + 15,
+    /// Invalidates all that is cached under the VMID of x1 = VTTBR_EL2, on all CPUs.
+    TlbVmid = CALL_BASE + 16,
+    /// Invalidates all that is cached of any guest, on all CPUs, and their instruction caches: VMIDs are handed out anew.
+    TlbAllVmids = CALL_BASE + 17,
 }
+
+/// Immediate of the HVC that runs a guest: x0 = [`RUN_VCPU`], x1 = hyp VA of the context, admitted on this CPU.
+///
+/// Returns x0 = [`Status::Ok`] and x1 = [`super::guest::ExitReason`], or x0 = [`Status::NotFound`] if the context is not
+/// the admitted one, or a page was unshared since. x0-x17 are clobbered, unlike by a [`Call`]; and so are the FP/SIMD registers
+/// if [`super::guest::flags::FP`] is set.
+pub const HVC_RUN: u64 = 1;
+
+/// x0 of [`HVC_RUN`]: no stub call, and no [`Call`].
+pub const RUN_VCPU: u64 = CALL_BASE + 0x100;
 
 impl Call {
     /// Every call with its name as `debugfs/eltwo/hypercall` takes it.
-    pub const ALL: [(Call, &'static str); 14] = [
+    pub const ALL: [(Call, &'static str); 18] = [
         (Call::Version, "version"),
         (Call::Ping, "ping"),
         (Call::CpuInfo, "cpu_info"),
@@ -85,6 +106,10 @@ impl Call {
         (Call::PoolInfo, "pool_info"),
         (Call::Provoke, "provoke"),
         (Call::Walk, "walk"),
+        (Call::AdmitVcpu, "admit_vcpu"),
+        (Call::TlbIpa, "tlb_ipa"),
+        (Call::TlbVmid, "tlb_vmid"),
+        (Call::TlbAllVmids, "tlb_all_vmids"),
     ];
 
     /// The call with number `x0`, if there is one.
@@ -329,4 +354,6 @@ pub struct CpuContext {
     pub saved: SavedRegs,
     /// Read with the MMU off.
     pub boot: BootParams,
+    /// For guests. The host zeroes it before init.
+    pub guest: GuestSlot,
 }

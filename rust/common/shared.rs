@@ -93,6 +93,8 @@ pub struct Facts {
     pub tlb: TlbFeatures,
     /// How RAM gets into the linear window.
     pub map: MapMode,
+    /// A CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
+    pub speculative_at: bool,
     /// The address space.
     pub layout: Layout,
     /// RAM that may be shared, in ascending order.
@@ -120,6 +122,8 @@ pub struct Shared {
     pub shares: AtomicU64,
     /// TLB invalidations, repetitions included. Counted by EL2.
     pub tlbis: AtomicU64,
+    /// Pages that were unshared for good. Counted by EL2; it tells whether what was checked before still holds.
+    pub unshares: AtomicU64,
     /// Entries of the page metadata.
     meta_count: u32,
     /// Constant.
@@ -147,6 +151,7 @@ impl Shared {
             runtime_pgd: AtomicU64::new(0),
             shares: AtomicU64::new(0),
             tlbis: AtomicU64::new(0),
+            unshares: AtomicU64::new(0),
             meta_count,
             facts,
             pool: Pool::default(),

@@ -46,9 +46,11 @@ use crate::{
             SavedRegs,
             Status,
             ABI_VERSION,
-            HVC_SOFT_RESTART, //
+            HVC_SOFT_RESTART,
+            RUN_VCPU, //
         },
         addr::PhysAddr,
+        guest::ExitReason,
         regs::{
             self,
             index,
@@ -299,12 +301,60 @@ impl Cpu {
         // SAFETY: This CPU's EL2 is ours, and interrupts are off.
         let regs = unsafe { el1::hvc([call, x1, x2, x3, x4]) };
         if Status::from_x0(regs[0]) == Some(Status::Fault) {
-            self.set_state(State::Faulted);
-            service.on_fault();
-            self.compare(service, irqs);
+            self.on_fault(service, irqs);
             return Err(EIO);
         }
         Ok(regs)
+    }
+
+    /// Runs the guest whose context EL2 sees at `hyp_va`.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if it ended in an exception at EL2: then the CPU is at the stub. `EFAULT` if the context is not shared.
+    #[inline]
+    pub(crate) fn run_guest(
+        &self,
+        service: &Service,
+        hyp_va: u64,
+        irqs: &IrqsOff,
+    ) -> Result<ExitReason> {
+        loop {
+            // SAFETY: This CPU's EL2 is ours (the caller has looked), and interrupts are off. The context belongs to
+            // the caller.
+            let (x0, x1) = unsafe { el1::hvc_run(RUN_VCPU, hyp_va) };
+            if x0 == Status::Ok.to_x0() {
+                return ExitReason::from_number(x1).ok_or(EFAULT);
+            }
+            self.admit_guest(service, x0, hyp_va, irqs)?;
+        }
+    }
+
+    /// EL2 does not know the context, or no longer.
+    #[cold]
+    fn admit_guest(&self, service: &Service, status: u64, hyp_va: u64, irqs: &IrqsOff) -> Result {
+        match Status::from_x0(status) {
+            Some(Status::NotFound) => {
+                let args = [hyp_va, 0, 0, 0];
+                let [x0, ..] = self.call(service, Call::AdmitVcpu as u64, args, irqs)?;
+                match Status::from_x0(x0) {
+                    Some(Status::Ok) => Ok(()),
+                    _ => Err(EFAULT),
+                }
+            }
+            Some(Status::Fault) => {
+                self.on_fault(service, irqs);
+                Err(EIO)
+            }
+            _ => Err(EIO),
+        }
+    }
+
+    /// An exception at EL2 has ended a call: the stub owns EL2 of this CPU again.
+    fn on_fault(&self, service: &Service, irqs: &IrqsOff) {
+        self.set_state(State::Faulted);
+        service.on_fault();
+        self.compare(service, irqs);
     }
 
     /// Reads register `place` where it is now. The CPU's EL2 is ours.
@@ -368,6 +418,8 @@ impl Cpu {
         unsafe {
             (&raw mut (*context).saved).write(saved);
             (&raw mut (*context).present).write(present);
+            // No guest has been here yet.
+            (&raw mut (*context).guest).write_bytes(0, 1);
         }
         // SAFETY: The context is in the kernel's linear map. Init reads `boot` in it with the MMU off; and no line of
         // this page may stay behind in the cache of a CPU that goes away.

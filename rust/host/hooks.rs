@@ -52,7 +52,7 @@ impl IrqsOff {
     /// # Safety
     ///
     /// The caller is in a context in which the kernel has turned interrupts off, and drops the result before it leaves it.
-    unsafe fn assume() -> Self {
+    pub(super) unsafe fn assume() -> Self {
         Self(PhantomData)
     }
 }

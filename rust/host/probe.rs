@@ -48,27 +48,32 @@ pub(crate) struct Machine {
     pub(crate) mair: u64,
     /// What the CPUs need or offer for TLB maintenance.
     pub(crate) tlb: TlbFeatures,
+    /// Some CPU may walk tables speculatively through a half-switched regime.
+    pub(crate) speculative_at: bool,
     /// Smallest data cache line of the system.
     pub(crate) cache: el1::CacheGeometry,
 }
 
 /// `sys_reg(op0, op1, crn, crm, op2)` of Linux, the key of `read_sanitised_ftr_reg`.
-const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
+pub(crate) const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
     (op0 << 19) | (op1 << 16) | (crn << 12) | (crm << 8) | (op2 << 5)
 }
 
-const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
-const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
+pub(crate) const SYS_ID_AA64PFR0_EL1: u32 = sys_reg(3, 0, 0, 4, 0);
+pub(crate) const SYS_ID_AA64DFR0_EL1: u32 = sys_reg(3, 0, 0, 5, 0);
+pub(crate) const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
+pub(crate) const SYS_ID_AA64MMFR1_EL1: u32 = sys_reg(3, 0, 0, 7, 1);
+pub(crate) const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
 const SYS_CTR_EL0: u32 = sys_reg(3, 3, 0, 0, 1);
 
 /// The value of an ID register that holds for all CPUs.
-fn sanitised(register: u32) -> u64 {
-    // SAFETY: The three registers above are in the kernel's table of features.
+pub(crate) fn sanitised(register: u32) -> u64 {
+    // SAFETY: The registers above are in the kernel's table of features.
     unsafe { bindings::read_sanitised_ftr_reg(register) }
 }
 
 /// Whether the kernel has found the capability or the erratum with this number.
-fn has_cap(number: u32) -> bool {
+pub(crate) fn has_cap(number: u32) -> bool {
     let (word, bit) = (number / u64::BITS, number % u64::BITS);
     // SAFETY: The kernel no longer changes the bitmap once modules can be loaded.
     let words = unsafe { (&raw const bindings::system_cpucaps).read() };
@@ -78,7 +83,7 @@ fn has_cap(number: u32) -> bool {
 }
 
 /// The four bits of `value` at `shift`.
-const fn field(value: u64, shift: u32) -> u64 {
+pub(crate) const fn field(value: u64, shift: u32) -> u64 {
     (value >> shift) & 0xf
 }
 
@@ -174,6 +179,7 @@ fn machine() -> Result<Machine> {
             ttl: field(sanitised(SYS_ID_AA64MMFR2_EL1), 48) != 0,
             repeat: has_cap(bindings::ARM64_WORKAROUND_REPEAT_TLBI),
         },
+        speculative_at: has_cap(bindings::ARM64_WORKAROUND_SPECULATIVE_AT),
         cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),
     })
 }

@@ -119,6 +119,7 @@ impl Service {
             wide: machine.wide,
             tlb: machine.tlb,
             map: demand.map,
+            speculative_at: machine.speculative_at,
             layout,
             ram: *ranges,
             ram_count,

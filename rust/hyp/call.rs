@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     entry,
+    guest,
     memory::Memory,
     provoke, //
 };
@@ -65,7 +66,7 @@ fn dispatch(
     context: *mut CpuContext,
     memory: &Memory,
 ) -> Result<Results, Status> {
-    let [x1, x2, x3, _] = args;
+    let [x1, x2, x3, x4] = args;
     match call {
         Call::Version => Ok([ABI_VERSION, memory.image_id(), 0, 0]),
         Call::Ping => Ok(args),
@@ -92,6 +93,11 @@ fn dispatch(
             // The protection that should have stopped it is missing.
             Err(Status::Denied)
         }
+        // SAFETY: The context is this CPU's own, and no reference into it is alive.
+        Call::AdmitVcpu => unsafe { guest::admit(memory, context, x1) },
+        Call::TlbIpa => guest::tlb_ipa(memory, x1, x2, x3, x4),
+        Call::TlbVmid => guest::tlb_vmid(memory, x1),
+        Call::TlbAllVmids => guest::tlb_all_vmids(memory),
         // Answered in assembly.
         Call::Reset => Err(Status::NotSupported),
     }

@@ -20,6 +20,7 @@ use crate::common::{
         SavedRegs,
         Status, //
     },
+    guest::GuestSlot,
     regs, //
 };
 
@@ -61,6 +62,8 @@ global_asm!(
     STATUS_FAULT = const Status::Fault as i64,
     ESR_EC_SHIFT = const regs::ESR_EC_SHIFT,
     ESR_EC_HVC64 = const regs::ESR_EC_HVC64,
+    HVC_RUN = const abi::HVC_RUN,
+    GUEST_LOADED = const offset_of!(CpuContext, guest) + offset_of!(GuestSlot, loaded),
     hypercall = sym super::call::hypercall,
 );
 

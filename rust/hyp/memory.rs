@@ -60,6 +60,7 @@ use crate::{
             Window, //
         },
         shared::{
+            Facts,
             MapMode,
             Shared, //
         },
@@ -255,6 +256,8 @@ impl Memory {
         let count = leaf.attrs.tag().checked_sub(1).ok_or(Status::NotFound)?;
         let env = Env::new(&locked.memory, &locked.tlb);
         if count == 0 {
+            // Before the page is gone, so that nobody takes an old check for a new one.
+            self.shared.unshares.fetch_add(1, Ordering::Release);
             locked.table.unmap(&env, place).map(|_| ())
         } else {
             locked
@@ -322,6 +325,31 @@ impl Memory {
         };
         self.shared.shares.store(shares, Ordering::Relaxed);
         shares
+    }
+
+    /// Checks that `va` is a page that is shared, and returns [`Shared::unshares`] as of then.
+    pub(super) fn check_shared(&self, va: u64) -> Result<u64, Status> {
+        let at = HypVa::new(va)
+            .filter(|at| at.is_aligned(self.layout().granule().unit()))
+            .ok_or(Status::Invalid)?;
+        // Only pages of the host's are shared, and only in the linear window.
+        let pa = self.layout().linear_pa(at).ok_or(Status::Denied)?;
+        self.host_page(pa.raw())?;
+        if self.is_linear() {
+            // It is mapped for as long as the table exists.
+            return Ok(self.shared.unshares.load(Ordering::Acquire));
+        }
+        let locked = self.lock()?;
+        let leaf = locked.leaf(at)?.ok_or(Status::NotFound)?;
+        if leaf.attrs.tag() == 0 {
+            return Err(Status::Denied);
+        }
+        Ok(self.shared.unshares.load(Ordering::Acquire))
+    }
+
+    /// What the host has told about the machine.
+    pub(super) fn facts(&self) -> &'static Facts {
+        &self.shared.facts
     }
 
     fn layout(&self) -> &'static Layout {

@@ -4,5 +4,6 @@
 
 mod call;
 mod entry;
+mod guest;
 mod memory;
 mod provoke;

@@ -1,0 +1,740 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// EL2 image: the switch between the host and a guest.
+//
+// A guest has vectors of its own, so neither side pays for telling the other's exceptions from its own. SP_EL2 stays the
+// address of this CPU's struct common::abi::CpuContext; its `guest` (struct GuestSlot) keeps the host's registers while the
+// guest's are in the CPU, and `loaded` tells whether they are. The host's x18-x30, SP_EL0, ELR and SPSR are kept in `host`,
+// as for every call, so a fault finds them there. x0-x17 are the caller's to lose.
+//
+// In this file x1 = VcpuContext of the guest, x8 = its flags, x16 = GuestSlot, x17 = exit reason, wherever they are live.
+//
+// Everything runs at EL2h with DAIF masked and the MMU on (runtime PGD). EL2's own translation regime is never touched:
+// what is switched is EL1&0's, which is out of context at EL2 (Arm ARM D8.2.5, R_LFHQG).
+//
+// Brought in by global_asm! of rust/hyp/guest.rs, which gives the names in braces.
+
+	.pushsection .text.eltwo_guest, "ax"
+	// The crate is compiled without FP/SIMD; the guest's registers are switched here all the same.
+	.arch_extension fp
+	.arch_extension simd
+
+// The registers that are switched, in the order of common::guest::SysReg: SCTLR_EL1 and TCR_EL1 stand before these.
+	.macro	eltwo_sys_pairs action
+	\action	cpacr_el1, ttbr0_el1, 1
+	\action	ttbr1_el1, esr_el1, 2
+	\action	afsr0_el1, afsr1_el1, 3
+	\action	far_el1, mair_el1, 4
+	\action	vbar_el1, contextidr_el1, 5
+	\action	amair_el1, cntkctl_el1, 6
+	\action	par_el1, tpidr_el0, 7
+	\action	tpidrro_el0, tpidr_el1, 8
+	\action	sp_el1, elr_el1, 9
+	\action	spsr_el1, mdscr_el1, 10
+	\action	cntv_cval_el0, cntv_ctl_el0, 11
+	.endm
+
+	.macro	eltwo_save_guest first, second, pair
+	mrs	x2, \first
+	mrs	x3, \second
+	stp	x2, x3, [x1, #({VCPU_SYS} + 16 * \pair)]
+	.endm
+
+	.macro	eltwo_load_guest first, second, pair
+	ldp	x2, x3, [x1, #({VCPU_SYS} + 16 * \pair)]
+	msr	\first, x2
+	msr	\second, x3
+	.endm
+
+	.macro	eltwo_save_host first, second, pair
+	mrs	x2, \first
+	mrs	x3, \second
+	stp	x2, x3, [x16, #({SLOT_SYS} + 16 * \pair)]
+	.endm
+
+	.macro	eltwo_load_host_pair first, second, pair
+	ldp	x2, x3, [x16, #({SLOT_SYS} + 16 * \pair)]
+	msr	\first, x2
+	msr	\second, x3
+	.endm
+
+// TCR_EL1.EPD0 and EPD1 in \reg: no walk can start.
+	.macro	eltwo_no_walks reg
+	orr	\reg, \reg, #(1 << 7)
+	orr	\reg, \reg, #(1 << 23)
+	.endm
+
+// eltwo_run_vcpu: HVC_RUN of the host.
+//   in        x1 of the host, saved by the vector: hyp VA of the VcpuContext
+//   out       to the host: x0 = status, x1 = exit reason; x2-x17 clobbered, and FP/SIMD if the guest has it
+	.global	eltwo_run_vcpu
+	.type	eltwo_run_vcpu, %function
+eltwo_run_vcpu:
+	ldr	x1, [sp, #({HOST} + 8)]
+	add	x16, sp, #{SLOT}
+	// What is not admitted is not touched. A page that was unshared since may have been this one.
+	ldp	x2, x3, [x16, #{SLOT_ADMITTED}]
+	ldr	x4, [sp, #{SHARED_VA}]
+	ldr	x4, [x4, #{SHARED_UNSHARES}]
+	cmp	x1, x2
+	ccmp	x3, x4, #0, eq
+	b.ne	eltwo_run_not_admitted
+	// What is pending would end the guest's run before its first instruction; an SError that is the host's would be taken
+	// for the guest's.
+	mrs	x5, isr_el1
+	cbnz	x5, eltwo_run_interrupted
+
+	ldp	x6, x7, [x1, #({VCPU_REGS} + 256)]
+	ldr	x8, [x1, #{VCPU_FLAGS}]
+	// PSTATE.M may be EL0t, EL1t or EL1h. Anything else would make the ERET an illegal return, or one to EL2.
+	and	x9, x7, #0x1f
+	mov	x10, #((1 << 0) | (1 << 4) | (1 << 5))
+	// AArch32 User, where it exists.
+	ubfx	x11, x8, #{FLAG_AARCH32_EL0}, #1
+	orr	x10, x10, x11, lsl #16
+	lsr	x10, x10, x9
+	tbz	x10, #0, eltwo_run_illegal
+
+	stp	x18, x19, [sp, #({HOST} + 144)]
+	stp	x20, x21, [sp, #({HOST} + 160)]
+	stp	x22, x23, [sp, #({HOST} + 176)]
+	stp	x24, x25, [sp, #({HOST} + 192)]
+	stp	x26, x27, [sp, #({HOST} + 208)]
+	stp	x28, x29, [sp, #({HOST} + 224)]
+	mrs	x2, sp_el0
+	stp	x30, x2, [sp, #({HOST} + 240)]
+	mrs	x2, elr_el2
+	mrs	x3, spsr_el2
+	stp	x2, x3, [sp, #({HOST} + 256)]
+	mrs	x4, sctlr_el1
+	mrs	x5, tcr_el1
+	stp	x4, x5, [x16, #{SLOT_SYS}]
+	eltwo_sys_pairs eltwo_save_host
+
+	// From here on a fault has to put the host's registers back.
+	str	x1, [x16, #{SLOT_LOADED}]
+	tbnz	x8, #{FLAG_EXTRA}, eltwo_extra_enter
+eltwo_extra_entered:
+	// Walks that the host's last instructions have started are done before any register changes that they read.
+	dsb	nsh
+
+	ldp	x4, x5, [x1, #{VCPU_SYS}]
+	tbnz	x8, #{FLAG_SPECULATIVE_AT}, eltwo_enter_no_walks
+	msr	sctlr_el1, x4
+	msr	tcr_el1, x5
+eltwo_enter_walks_known:
+	eltwo_sys_pairs eltwo_load_guest
+
+	add	x9, x1, #{VCPU_CONFIG}
+	ldp	x10, x11, [x9, #0]		// HCR, MDCR
+	ldr	x2, [x16, #{SLOT_EL2_MDCR}]
+	bfxil	x11, x2, #0, #5			// HPMN: the CPU's own
+	msr	mdcr_el2, x11
+	ldp	x2, x3, [x9, #16]
+	msr	cptr_el2, x2
+	msr	hstr_el2, x3
+	ldp	x2, x3, [x9, #32]
+	msr	vttbr_el2, x2
+	msr	vtcr_el2, x3
+	ldp	x2, x3, [x9, #48]
+	msr	cntvoff_el2, x2
+	msr	cnthctl_el2, x3
+	ldp	x2, x3, [x9, #64]
+	msr	vpidr_el2, x2
+	msr	vmpidr_el2, x3
+	adr	x2, eltwo_guest_vectors
+	msr	vbar_el2, x2
+	// Some cores lose a write of HCR_EL2 that memory accesses overlap with (Linux: AMPERE_ERRATUM_AC04_CPU_23): a DSB before
+	// and an ISB behind it. The ISB also makes all of the above hold before the TLBIs and SCTLR_EL1 below.
+	dsb	nsh
+	msr	hcr_el2, x10
+	isb
+	tbnz	x8, #{FLAG_SPECULATIVE_AT}, eltwo_enter_allow_walks
+eltwo_enter_walks_allowed:
+	tbnz	x8, #{FLAG_FLUSH}, eltwo_enter_flush
+eltwo_enter_flushed:
+	tbnz	x10, #{HCR_VSE_SHIFT}, eltwo_enter_vsesr
+eltwo_enter_vsesr_done:
+	tbnz	x8, #{FLAG_FP}, eltwo_enter_fp
+eltwo_enter_fp_done:
+	msr	elr_el2, x6
+	msr	spsr_el2, x7
+	ldp	x30, x2, [x1, #({VCPU_REGS} + 240)]
+	msr	sp_el0, x2
+	ldp	x28, x29, [x1, #({VCPU_REGS} + 224)]
+	ldp	x26, x27, [x1, #({VCPU_REGS} + 208)]
+	ldp	x24, x25, [x1, #({VCPU_REGS} + 192)]
+	ldp	x22, x23, [x1, #({VCPU_REGS} + 176)]
+	ldp	x20, x21, [x1, #({VCPU_REGS} + 160)]
+	ldp	x18, x19, [x1, #({VCPU_REGS} + 144)]
+	ldp	x16, x17, [x1, #({VCPU_REGS} + 128)]
+	ldp	x14, x15, [x1, #({VCPU_REGS} + 112)]
+	ldp	x12, x13, [x1, #({VCPU_REGS} + 96)]
+	ldp	x10, x11, [x1, #({VCPU_REGS} + 80)]
+	ldp	x8, x9, [x1, #({VCPU_REGS} + 64)]
+	ldp	x6, x7, [x1, #({VCPU_REGS} + 48)]
+	ldp	x4, x5, [x1, #({VCPU_REGS} + 32)]
+	ldp	x2, x3, [x1, #({VCPU_REGS} + 16)]
+	ldp	x0, x1, [x1, #({VCPU_REGS} + 0)]
+	// A context synchronization event (SCTLR_EL2.EOS = 1): every register above holds for the guest.
+	eret
+	// Straight-line speculation past the ERET stops here.
+	dsb	nsh
+	isb
+
+// SPECULATIVE_AT: an AT that is executed speculatively walks with what is in the registers at that moment, also at EL2. No
+// mixture of the host's and the guest's may be walkable: first no walks at all, then everything but SCTLR_EL1 and TCR_EL1,
+// then (eltwo_enter_allow_walks), with stage 2 on, the guest's SCTLR_EL1 and only after it TCR_EL1.
+eltwo_enter_no_walks:
+	mov	x2, x5
+	eltwo_no_walks x2
+	msr	tcr_el1, x2
+	isb
+	b	eltwo_enter_walks_known
+
+eltwo_enter_allow_walks:
+	ldp	x4, x5, [x1, #{VCPU_SYS}]
+	msr	sctlr_el1, x4
+	isb
+	msr	tcr_el1, x5
+	b	eltwo_enter_walks_allowed
+
+// Another vCPU of this VM ran here: what it left under the same VMID and ASIDs may mean something else for this one. The
+// instruction cache may be tagged by VMID and ASID in the same way. Local, as only this CPU's copies matter.
+eltwo_enter_flush:
+	tlbi	vmalle1
+	ic	iallu
+	// Completes both; the ERET is the context synchronization event that they need.
+	dsb	nsh
+	b	eltwo_enter_flushed
+
+eltwo_enter_vsesr:
+	tbz	x8, #{FLAG_RAS}, eltwo_enter_vsesr_done
+	ldr	x2, [x1, #{VCPU_VSESR}]
+	msr	S3_4_C5_C2_3, x2	// VSESR_EL2
+	b	eltwo_enter_vsesr_done
+
+eltwo_enter_fp:
+	add	x9, x1, #{VCPU_FP}
+	ldp	q0, q1, [x9, #0]
+	ldp	q2, q3, [x9, #32]
+	ldp	q4, q5, [x9, #64]
+	ldp	q6, q7, [x9, #96]
+	ldp	q8, q9, [x9, #128]
+	ldp	q10, q11, [x9, #160]
+	ldp	q12, q13, [x9, #192]
+	ldp	q14, q15, [x9, #224]
+	ldp	q16, q17, [x9, #256]
+	ldp	q18, q19, [x9, #288]
+	ldp	q20, q21, [x9, #320]
+	ldp	q22, q23, [x9, #352]
+	ldp	q24, q25, [x9, #384]
+	ldp	q26, q27, [x9, #416]
+	ldp	q28, q29, [x9, #448]
+	ldp	q30, q31, [x9, #480]
+	add	x9, x9, #512
+	ldp	x2, x3, [x9]
+	msr	fpsr, x2
+	msr	fpcr, x3
+	b	eltwo_enter_fp_done
+
+eltwo_run_not_admitted:
+	mov	x0, #{STATUS_NOT_FOUND}
+	eret
+	dsb	nsh
+	isb
+
+eltwo_run_interrupted:
+	mov	x0, xzr
+	mov	x1, #{EXIT_IRQ}
+	eret
+	dsb	nsh
+	isb
+
+eltwo_run_illegal:
+	mov	x0, xzr
+	mov	x1, #{EXIT_ILLEGAL}
+	eret
+	dsb	nsh
+	isb
+	.size	eltwo_run_vcpu, . - eltwo_run_vcpu
+
+// Registers that not every CPU has, and the buffers that the host's own tables are used for.
+//   in        x1, x8, x16 as above
+//   clobbers  x2-x4, x9
+	.type	eltwo_extra_enter, %function
+eltwo_extra_enter:
+	ldr	x9, [x1, #{VCPU_EXTRA_PRESENT}]
+	str	x9, [x16, #{SLOT_EXTRA_PRESENT}]
+	add	x4, x1, #{VCPU_EXTRA}
+	tbz	x9, #{EXTRA_HCRX}, 1f
+	ldr	x2, [x4, #(8 * {EXTRA_HCRX})]
+	msr	S3_4_C1_C2_2, x2	// HCRX_EL2
+1:	tbz	x9, #{EXTRA_HFGRTR}, 1f
+	ldp	x2, x3, [x4, #(8 * {EXTRA_HFGRTR})]
+	msr	S3_4_C1_C1_4, x2	// HFGRTR_EL2
+	msr	S3_4_C1_C1_5, x3	// HFGWTR_EL2
+	ldp	x2, x3, [x4, #(8 * {EXTRA_HFGRTR} + 16)]
+	msr	S3_4_C1_C1_6, x2	// HFGITR_EL2
+	msr	S3_4_C3_C1_4, x3	// HDFGRTR_EL2
+	ldr	x2, [x4, #(8 * {EXTRA_HFGRTR} + 32)]
+	msr	S3_4_C3_C1_5, x2	// HDFGWTR_EL2
+1:	tbz	x9, #{EXTRA_MPAM2}, 1f
+	ldr	x2, [x4, #(8 * {EXTRA_MPAM2})]
+	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
+1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
+	ldr	x2, [x4, #(8 * {EXTRA_ICH_HCR})]
+	msr	S3_4_C12_C11_0, x2	// ICH_HCR_EL2
+	// Without Enable, ICC_SRE_EL1 traps: the host's interface is not for the guest to switch.
+	ldr	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_ICC_SRE})]
+	bic	x2, x2, #8
+	msr	S3_4_C12_C9_5, x2	// ICC_SRE_EL2
+1:	tbz	x9, #{EXTRA_PMUSERENR}, 1f
+	mrs	x2, pmuserenr_el0
+	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMUSERENR})]
+	ldr	x2, [x4, #(8 * {EXTRA_PMUSERENR})]
+	msr	pmuserenr_el0, x2
+1:	tbz	x9, #{EXTRA_BRBCR}, 1f
+	mrs	x2, S2_1_C9_C0_0	// BRBCR_EL1
+	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_BRBCR})]
+	msr	S2_1_C9_C0_0, xzr
+1:	tbz	x9, #{EXTRA_PMSCR}, 1f
+	mrs	x3, S3_0_C9_C10_0	// PMBLIMITR_EL1
+	str	x3, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMBLIMITR})]
+	tbz	x3, #0, 1f		// E: the buffer is not in use
+	mrs	x2, S3_0_C9_C9_0	// PMSCR_EL1
+	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMSCR})]
+	msr	S3_0_C9_C9_0, xzr
+	// No new samples; then those that there are go to memory, with the host's tables; then the buffer is closed.
+	isb
+	hint	#17			// PSB CSYNC
+	dsb	nsh
+	msr	S3_0_C9_C10_0, xzr
+	isb
+1:	tbz	x9, #{EXTRA_TRFCR}, 1f
+	mrs	x2, S3_0_C1_C2_1	// TRFCR_EL1
+	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_TRFCR})]
+	msr	S3_0_C1_C2_1, xzr
+	tbz	x9, #{EXTRA_TRBLIMITR}, 1f
+	mrs	x3, S3_0_C9_C11_0	// TRBLIMITR_EL1
+	str	x3, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_TRBLIMITR})]
+	tbz	x3, #0, 1f		// E
+	isb
+	hint	#18			// TSB CSYNC
+	dsb	nsh
+	msr	S3_0_C9_C11_0, xzr
+	// Some cores need the trace to be drained again (Linux: ARM64_WORKAROUND_2064142).
+	hint	#18
+	dsb	nsh
+	isb
+1:	b	eltwo_extra_entered
+	.size	eltwo_extra_enter, . - eltwo_extra_enter
+
+// eltwo_extra_leave: undoes eltwo_extra_enter. The host's tables are in place.
+//   in        x16
+//   clobbers  x2, x3, x9, x30 is the return address
+	.type	eltwo_extra_leave, %function
+eltwo_extra_leave:
+	add	x3, x16, #{SLOT_EL2_EXTRA}
+	ldr	x9, [x16, #{SLOT_EXTRA_PRESENT}]
+	tbz	x9, #{EXTRA_HCRX}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_HCRX})]
+	msr	S3_4_C1_C2_2, x2	// HCRX_EL2
+1:	tbz	x9, #{EXTRA_HFGRTR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR})]
+	msr	S3_4_C1_C1_4, x2	// HFGRTR_EL2
+	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 8)]
+	msr	S3_4_C1_C1_5, x2	// HFGWTR_EL2
+	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 16)]
+	msr	S3_4_C1_C1_6, x2	// HFGITR_EL2
+	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 24)]
+	msr	S3_4_C3_C1_4, x2	// HDFGRTR_EL2
+	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 32)]
+	msr	S3_4_C3_C1_5, x2	// HDFGWTR_EL2
+1:	tbz	x9, #{EXTRA_MPAM2}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_MPAM2})]
+	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
+1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_ICC_SRE})]
+	msr	S3_4_C12_C9_5, x2	// ICC_SRE_EL2
+	ldr	x2, [x3, #(8 * {EXTRA_ICH_HCR})]
+	msr	S3_4_C12_C11_0, x2	// ICH_HCR_EL2
+1:	tbz	x9, #{EXTRA_PMUSERENR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_PMUSERENR})]
+	msr	pmuserenr_el0, x2
+1:	tbz	x9, #{EXTRA_PMSCR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_PMBLIMITR})]
+	tbz	x2, #0, 1f
+	// The buffer is reached with the host's tables, which must hold before it is opened, and it is open before a sample.
+	isb
+	msr	S3_0_C9_C10_0, x2	// PMBLIMITR_EL1
+	isb
+	ldr	x2, [x3, #(8 * {EXTRA_PMSCR})]
+	msr	S3_0_C9_C9_0, x2	// PMSCR_EL1
+1:	tbz	x9, #{EXTRA_TRBLIMITR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_TRBLIMITR})]
+	tbz	x2, #0, 1f
+	isb
+	msr	S3_0_C9_C11_0, x2	// TRBLIMITR_EL1
+	// Twice, for cores that need more time (Linux: ARM64_WORKAROUND_2038923).
+	isb
+	isb
+1:	tbz	x9, #{EXTRA_TRFCR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_TRFCR})]
+	msr	S3_0_C1_C2_1, x2	// TRFCR_EL1
+1:	tbz	x9, #{EXTRA_BRBCR}, 1f
+	ldr	x2, [x3, #(8 * {EXTRA_BRBCR})]
+	msr	S2_1_C9_C0_0, x2	// BRBCR_EL1
+1:	ret
+	.size	eltwo_extra_leave, . - eltwo_extra_leave
+
+// The host's EL2 registers and stage 1, after the guest's registers are saved, or given up.
+//   in        x16
+//   out       the host's regime; SCTLR_EL1 and TCR_EL1 too, unless \speculative_at: then x4, x5 = their values, TCR_EL1
+//             allows no walk, and eltwo_host_walks must follow
+//   clobbers  x2-x5
+	.macro	eltwo_host_state
+	add	x5, x16, #{SLOT_EL2}
+	ldp	x4, x2, [x5, #0]		// HCR, MDCR
+	msr	mdcr_el2, x2
+	ldp	x2, x3, [x5, #16]
+	msr	cptr_el2, x2
+	msr	hstr_el2, x3
+	ldp	x2, x3, [x5, #48]
+	msr	cntvoff_el2, x2
+	msr	cnthctl_el2, x3
+	ldp	x2, x3, [x5, #64]
+	msr	vpidr_el2, x2
+	msr	vmpidr_el2, x3
+	adr	x2, eltwo_vectors
+	msr	vbar_el2, x2
+	// Stage 2 off, by the sequence that eltwo_run_vcpu explains; only then does VTTBR_EL2 change.
+	dsb	nsh
+	msr	hcr_el2, x4
+	isb
+	ldp	x2, x3, [x5, #32]
+	msr	vttbr_el2, x2
+	msr	vtcr_el2, x3
+	eltwo_sys_pairs eltwo_load_host_pair
+	ldp	x4, x5, [x16, #{SLOT_SYS}]
+	.endm
+
+// eltwo_guest_exit: an exception from the guest.
+//   in        x0 = exit reason; the guest's x0 and x1 are saved in the host's frame, whose x0 and x1 are dead
+	.type	eltwo_guest_exit, %function
+eltwo_guest_exit:
+	ldr	x1, [sp, #({SLOT} + {SLOT_LOADED})]
+	stp	x2, x3, [x1, #({VCPU_REGS} + 16)]
+	stp	x4, x5, [x1, #({VCPU_REGS} + 32)]
+	stp	x6, x7, [x1, #({VCPU_REGS} + 48)]
+	stp	x8, x9, [x1, #({VCPU_REGS} + 64)]
+	stp	x10, x11, [x1, #({VCPU_REGS} + 80)]
+	stp	x12, x13, [x1, #({VCPU_REGS} + 96)]
+	stp	x14, x15, [x1, #({VCPU_REGS} + 112)]
+	stp	x16, x17, [x1, #({VCPU_REGS} + 128)]
+	stp	x18, x19, [x1, #({VCPU_REGS} + 144)]
+	stp	x20, x21, [x1, #({VCPU_REGS} + 160)]
+	stp	x22, x23, [x1, #({VCPU_REGS} + 176)]
+	stp	x24, x25, [x1, #({VCPU_REGS} + 192)]
+	stp	x26, x27, [x1, #({VCPU_REGS} + 208)]
+	stp	x28, x29, [x1, #({VCPU_REGS} + 224)]
+	ldp	x2, x3, [sp, #({HOST} + 0)]
+	stp	x2, x3, [x1, #({VCPU_REGS} + 0)]
+	mrs	x4, sp_el0
+	stp	x30, x4, [x1, #({VCPU_REGS} + 240)]
+	mrs	x6, elr_el2
+	mrs	x7, spsr_el2
+	stp	x6, x7, [x1, #({VCPU_REGS} + 256)]
+	mov	x17, x0
+	add	x16, sp, #{SLOT}
+	ldr	x8, [x1, #{VCPU_FLAGS}]
+	cbz	x17, eltwo_exit_recorded	// an interrupt: there is nothing else to know
+
+	add	x5, x1, #{VCPU_EXIT}
+	mrs	x2, esr_el2
+	mrs	x3, far_el2
+	stp	x2, x3, [x5, #0]
+	// Instruction and data aborts from below: 0x20 and 0x24.
+	lsr	x4, x2, #{ESR_EC_SHIFT}
+	and	x4, x4, #~4
+	cmp	x4, #0x20
+	b.eq	eltwo_exit_abort
+eltwo_exit_recorded:
+	tbz	x8, #{FLAG_RAS}, eltwo_exit_flush_serror
+	// The ESB of the vector has deferred an SError of the guest's, if there was one.
+	mrs	x2, S3_0_C12_C1_1	// DISR_EL1
+	cbnz	x2, eltwo_exit_deferred_serror
+eltwo_exit_serror_done:
+	mrs	x4, sctlr_el1
+	mrs	x5, tcr_el1
+	stp	x4, x5, [x1, #{VCPU_SYS}]
+	eltwo_sys_pairs eltwo_save_guest
+	ldr	x2, [x1, #{VCPU_CONFIG}]
+	tbnz	x2, #{HCR_VSE_SHIFT}, eltwo_exit_vse
+eltwo_exit_vse_done:
+	tbnz	x8, #{FLAG_FP}, eltwo_exit_fp
+eltwo_exit_fp_done:
+	// As at entry: walks of the guest's are done before any register changes that they read.
+	dsb	nsh
+	tbnz	x8, #{FLAG_SPECULATIVE_AT}, eltwo_exit_no_walks
+eltwo_exit_walks_known:
+	eltwo_host_state
+	tbnz	x8, #{FLAG_SPECULATIVE_AT}, eltwo_exit_allow_walks
+	msr	sctlr_el1, x4
+	msr	tcr_el1, x5
+eltwo_exit_walks_allowed:
+	tbnz	x8, #{FLAG_EXTRA}, eltwo_exit_extra
+eltwo_exit_extra_done:
+	str	xzr, [x16, #{SLOT_LOADED}]
+	ldp	x2, x3, [sp, #({HOST} + 256)]
+	msr	elr_el2, x2
+	msr	spsr_el2, x3
+	ldp	x30, x2, [sp, #({HOST} + 240)]
+	msr	sp_el0, x2
+	ldp	x28, x29, [sp, #({HOST} + 224)]
+	ldp	x26, x27, [sp, #({HOST} + 208)]
+	ldp	x24, x25, [sp, #({HOST} + 192)]
+	ldp	x22, x23, [sp, #({HOST} + 176)]
+	ldp	x20, x21, [sp, #({HOST} + 160)]
+	ldp	x18, x19, [sp, #({HOST} + 144)]
+	mov	x1, x17
+	mov	x0, xzr
+	eret
+	dsb	nsh
+	isb
+
+// HPFAR_EL2 has the IPA for translation, access flag and address size faults, and for all faults of a stage-1 walk (Arm ARM,
+// R_FKLWR). For the rest it is found as the CPU would find it.
+//   in        x1 = context, x2 = ESR_EL2, x3 = FAR_EL2, x5 = GuestExit
+eltwo_exit_abort:
+	and	x4, x2, #0x3f			// FSC
+	cmp	x4, #0x08
+	b.lo	1f
+	cmp	x4, #0x0c
+	b.lo	2f				// access flag
+	cmp	x4, #0x2b			// translation at level -1
+	b.eq	2f
+	cmp	x4, #0x29			// address size at level -1
+	b.eq	2f
+	cmp	x4, #0x10
+	b.hs	3f
+	tbnz	x2, #7, 2f			// permission, S1PTW
+	b	4f
+1:	cmp	x4, #0x04			// address size below, translation from here on
+	b.lo	2f
+	tbnz	x8, #{FLAG_HPFAR_UNSURE}, 4f
+2:	mrs	x4, hpfar_el2
+	str	x4, [x5, #16]
+	b	eltwo_exit_recorded
+
+	// External aborts: 0x10 with a valid FAR_EL2 can be translated; the aborts of walks (0x12-0x17, 0x1a-0x1f) cannot.
+3:	cmp	x4, #0x12
+	b.lo	5f
+	cmp	x4, #0x20
+	b.lo	6f
+	b	4f
+5:	tbnz	x2, #10, 6f			// FnV
+4:	// The guest's stage 1 and 2 are still in place, and so is its PAR_EL1.
+	mrs	x4, par_el1
+	at	s1e1r, x3
+	// Makes the result of the AT visible to the read.
+	isb
+	mrs	x3, par_el1
+	msr	par_el1, x4
+	// Somebody has changed the tables since: the guest will fault again, or not.
+	tbnz	x3, #0, 7f
+	// PA[51:12] to FIPA.
+	and	x3, x3, #0x000ffffffffff000
+	lsr	x3, x3, #8
+	str	x3, [x5, #16]
+	b	eltwo_exit_recorded
+6:	mov	x4, #-1
+	str	x4, [x5, #16]
+	b	eltwo_exit_recorded
+7:	mov	x17, #{EXIT_AGAIN}
+	b	eltwo_exit_recorded
+
+// Without FEAT_RAS: an SError that an access of the guest's caused may still be on its way. The DSB waits for it, the ISB
+// keeps ISR_EL1 from being read early. What is pending is taken here, while it is clear whose it is.
+eltwo_exit_flush_serror:
+	dsb	sy
+	isb
+	mrs	x2, isr_el1
+	tbz	x2, #8, eltwo_exit_serror_done
+	msr	daifclr, #4
+	// It is taken at the latest at the ISB. The vector knows the two addresses.
+eltwo_serror_window:
+	isb
+	msr	daifset, #4
+	b	eltwo_exit_serror_done
+eltwo_exit_serror_taken:
+	add	x5, x1, #{VCPU_EXIT}
+	mrs	x2, esr_el2
+	b	1f
+
+// DISR_EL1 has the syndrome in the form of an SError's ESR. An HVC had completed before the SError came in: the guest will
+// have to do it again, as this exit is reported for the SError.
+eltwo_exit_deferred_serror:
+	msr	S3_0_C12_C1_1, xzr
+	add	x5, x1, #{VCPU_EXIT}
+	and	x2, x2, #0x1ffffff
+	mov	x3, #0x2f
+	bfi	x2, x3, #{ESR_EC_SHIFT}, #6
+1:	cmp	x17, #{EXIT_SYNC}
+	b.ne	2f
+	ldr	x3, [x5, #0]
+	lsr	x3, x3, #{ESR_EC_SHIFT}
+	cmp	x3, #{ESR_EC_HVC64}
+	b.ne	2f
+	sub	x6, x6, #4
+	str	x6, [x1, #({VCPU_REGS} + 256)]
+2:	str	x2, [x5, #0]
+	mov	x17, #{EXIT_SERROR}
+	b	eltwo_exit_serror_done
+
+// A virtual SError was pending: hardware has cleared the bit if the guest has taken it.
+eltwo_exit_vse:
+	mrs	x3, hcr_el2
+	and	x3, x3, #(1 << {HCR_VSE_SHIFT})
+	and	x2, x2, #~(1 << {HCR_VSE_SHIFT})
+	orr	x2, x2, x3
+	str	x2, [x1, #{VCPU_CONFIG}]
+	b	eltwo_exit_vse_done
+
+eltwo_exit_fp:
+	add	x9, x1, #{VCPU_FP}
+	stp	q0, q1, [x9, #0]
+	stp	q2, q3, [x9, #32]
+	stp	q4, q5, [x9, #64]
+	stp	q6, q7, [x9, #96]
+	stp	q8, q9, [x9, #128]
+	stp	q10, q11, [x9, #160]
+	stp	q12, q13, [x9, #192]
+	stp	q14, q15, [x9, #224]
+	stp	q16, q17, [x9, #256]
+	stp	q18, q19, [x9, #288]
+	stp	q20, q21, [x9, #320]
+	stp	q22, q23, [x9, #352]
+	stp	q24, q25, [x9, #384]
+	stp	q26, q27, [x9, #416]
+	stp	q28, q29, [x9, #448]
+	stp	q30, q31, [x9, #480]
+	add	x9, x9, #512
+	mrs	x2, fpsr
+	mrs	x3, fpcr
+	stp	x2, x3, [x9]
+	b	eltwo_exit_fp_done
+
+// SPECULATIVE_AT, the way back, in exactly the opposite order: no walks, then the MMU on, so that nothing is taken for a
+// flat mapping; then the host's registers with stage 2 off; then SCTLR_EL1 and only after it TCR_EL1.
+eltwo_exit_no_walks:
+	mrs	x2, tcr_el1
+	eltwo_no_walks x2
+	msr	tcr_el1, x2
+	isb
+	mrs	x2, sctlr_el1
+	orr	x2, x2, #1
+	msr	sctlr_el1, x2
+	isb
+	b	eltwo_exit_walks_known
+
+eltwo_exit_allow_walks:
+	isb
+	msr	sctlr_el1, x4
+	isb
+	msr	tcr_el1, x5
+	b	eltwo_exit_walks_allowed
+
+eltwo_exit_extra:
+	bl	eltwo_extra_leave
+	b	eltwo_exit_extra_done
+	.size	eltwo_guest_exit, . - eltwo_guest_exit
+
+// eltwo_abandon_guest: a fault of our own while a guest's registers are in the CPU, all or some. The guest is lost; the
+// host's registers go back, by the order that is right for every CPU. The vCPU's page is not touched: it may be the cause.
+//   in        SP = CpuContext; x30 = return address
+//   clobbers  x2-x5, x9, x16
+	.global	eltwo_abandon_guest
+	.type	eltwo_abandon_guest, %function
+eltwo_abandon_guest:
+	add	x16, sp, #{SLOT}
+	dsb	nsh
+	mrs	x2, tcr_el1
+	eltwo_no_walks x2
+	msr	tcr_el1, x2
+	isb
+	mrs	x2, sctlr_el1
+	orr	x2, x2, #1
+	msr	sctlr_el1, x2
+	isb
+	eltwo_host_state
+	isb
+	msr	sctlr_el1, x4
+	isb
+	msr	tcr_el1, x5
+	str	xzr, [x16, #{SLOT_LOADED}]
+	b	eltwo_extra_leave
+	.size	eltwo_abandon_guest, . - eltwo_abandon_guest
+
+// The vectors while a guest's registers are in the CPU. The first eight are EL2's own faults, in the switch.
+
+	.macro	eltwo_switch_fault offset
+	.balign	128
+	stp	x0, x1, [sp, #({REPORT} + 0)]
+	mov	x0, #\offset
+	b	eltwo_fault
+	.endm
+
+	// The ESB (a NOP without FEAT_RAS) defers an SError of the guest's to DISR_EL1.
+	.macro	eltwo_exit_vector reason
+	.balign	128
+	hint	#16
+	stp	x0, x1, [sp, #({HOST} + 0)]
+	mov	x0, #\reason
+	b	eltwo_guest_exit
+	.endm
+
+	.balign	2048
+	.type	eltwo_guest_vectors, %function
+eltwo_guest_vectors:
+	eltwo_switch_fault 0x000
+	eltwo_switch_fault 0x080
+	eltwo_switch_fault 0x100
+	eltwo_switch_fault 0x180
+	eltwo_switch_fault 0x200
+	eltwo_switch_fault 0x280
+	eltwo_switch_fault 0x300
+
+	.balign	128			// SError, EL2h: wanted in the window, and there only
+	stp	x0, x1, [sp, #({REPORT} + 0)]
+	mrs	x0, elr_el2
+	adr	x1, eltwo_serror_window
+	sub	x0, x0, x1
+	cmp	x0, #4
+	b.ls	1f
+	mov	x0, #0x380
+	b	eltwo_fault
+1:	ldp	x0, x1, [sp, #({REPORT} + 0)]
+	b	eltwo_exit_serror_taken
+
+	eltwo_exit_vector {EXIT_SYNC}		// AArch64
+	eltwo_exit_vector {EXIT_IRQ}
+	eltwo_exit_vector {EXIT_IRQ}		// FIQ
+	eltwo_exit_vector {EXIT_SERROR}
+	eltwo_exit_vector {EXIT_SYNC}		// AArch32, EL0
+	eltwo_exit_vector {EXIT_IRQ}
+	eltwo_exit_vector {EXIT_IRQ}
+	eltwo_exit_vector {EXIT_SERROR}
+	.balign	128
+	.purgem	eltwo_switch_fault
+	.purgem	eltwo_exit_vector
+	.purgem	eltwo_host_state
+	.purgem	eltwo_no_walks
+	.purgem	eltwo_sys_pairs
+	.purgem	eltwo_save_guest
+	.purgem	eltwo_load_guest
+	.purgem	eltwo_save_host
+	.purgem	eltwo_load_host_pair
+	.size	eltwo_guest_vectors, . - eltwo_guest_vectors
+
+	.popsection

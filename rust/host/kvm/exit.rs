@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: why a guest stopped, and who deals with it.
+//!
+//! Source: Arm ARM DDI 0487, D24.2.40 (ESR_EL2); behaviour as `arch/arm64/kvm/handle_exit.c` of Linux.
+
+use kernel::prelude::*;
+
+use super::{
+    config,
+    events,
+    mmio,
+    smccc,
+    sysreg,
+    vcpu::{
+        Active,
+        PowerState,
+        Request, //
+    },
+    vm::Abort, //
+};
+use crate::{
+    bindings,
+    common::guest::ExitReason,
+    host::timing, //
+};
+
+/// What comes after an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// The guest runs on.
+    Resume,
+    /// KVM_RUN returns 0; `struct kvm_run` says why.
+    ToUser,
+}
+
+/// ESR_EL2.EC, the exception classes that a guest can cause.
+mod ec {
+    pub(super) const UNKNOWN: u64 = 0x00;
+    pub(super) const WFX: u64 = 0x01;
+    pub(super) const CP15_32: u64 = 0x03;
+    pub(super) const CP15_64: u64 = 0x04;
+    pub(super) const CP14_MR: u64 = 0x05;
+    pub(super) const CP14_LS: u64 = 0x06;
+    pub(super) const FP_ASIMD: u64 = 0x07;
+    pub(super) const CP14_64: u64 = 0x0c;
+    pub(super) const HVC64: u64 = 0x16;
+    pub(super) const SMC64: u64 = 0x17;
+    pub(super) const SYS64: u64 = 0x18;
+    pub(super) const IABT_LOW: u64 = 0x20;
+    pub(super) const DABT_LOW: u64 = 0x24;
+}
+
+/// ISS of WFI and WFE: the instruction is WFE (or WFET).
+const WFX_ISS_WFE: u64 = 1;
+
+/// Deals with the exit that is recorded in the context. Interrupts are on; it may sleep.
+pub(super) fn handle(active: &mut Active<'_>, reason: ExitReason) -> Result<Next> {
+    match reason {
+        ExitReason::Irq | ExitReason::Again => Ok(Next::Resume),
+        ExitReason::Sync => synchronous(active),
+        ExitReason::SError => {
+            events::serror(active);
+            Ok(Next::Resume)
+        }
+        ExitReason::Illegal => {
+            active.run().set_exit(bindings::KVM_EXIT_FAIL_ENTRY);
+            Err(EINVAL)
+        }
+    }
+}
+
+fn synchronous(active: &mut Active<'_>) -> Result<Next> {
+    let esr = active.context().exit.esr;
+    let class = (esr >> 26) & 0x3f;
+    if class == ec::HVC64 {
+        return smccc::hvc(active);
+    }
+    if matches!(class, ec::DABT_LOW | ec::IABT_LOW) {
+        return abort(active);
+    }
+    if !condition_holds(active) {
+        active.advance_pc();
+        return Ok(Next::Resume);
+    }
+    match class {
+        ec::SYS64 => sysreg::trapped(active),
+        ec::WFX if esr & WFX_ISS_WFE != 0 => {
+            // Somebody else may be what the guest waits for.
+            timing::yield_cpu();
+            active.advance_pc();
+            Ok(Next::Resume)
+        }
+        ec::WFX => {
+            active.advance_pc();
+            wait_for_interrupt(active);
+            Ok(Next::Resume)
+        }
+        ec::SMC64 => smccc::smc(active),
+        ec::FP_ASIMD if config::has_fp_trap(active.context()) => {
+            config::give_fp(active.context_mut());
+            Ok(Next::Resume)
+        }
+        // What is not there for the guest: AArch32's coprocessors at EL0, SVE and SME, pointer authentication, debug.
+        ec::UNKNOWN | ec::CP15_32 | ec::CP15_64 | ec::CP14_MR | ec::CP14_LS | ec::CP14_64 => {
+            events::inject_undefined(active);
+            Ok(Next::Resume)
+        }
+        _ => {
+            events::inject_undefined(active);
+            Ok(Next::Resume)
+        }
+    }
+}
+
+fn abort(active: &mut Active<'_>) -> Result<Next> {
+    if events::is_external_abort(active.context().exit.esr) {
+        return events::external_abort(active);
+    }
+    match active.vm.handle_abort(active)? {
+        Abort::Mapped => Ok(Next::Resume),
+        Abort::ToUser => Ok(Next::ToUser),
+        Abort::Mmio { ipa } => mmio::abort(active, ipa),
+    }
+}
+
+/// WFI: sleeps until there is an interrupt for the guest, somebody kicks the vCPU, or a signal comes.
+pub(super) fn wait_for_interrupt(active: &mut Active<'_>) {
+    let pending = events::interrupt_pending(active);
+    let vcpu = active.vcpu;
+    vcpu.sleep_until(|| pending || vcpu.has_requests());
+    vcpu.take_request(Request::Unblock);
+}
+
+/// Sleeps while the vCPU is switched off. False if a signal came first: then the request stands.
+pub(super) fn sleep_while_off(active: &Active<'_>) -> bool {
+    let vcpu = active.vcpu;
+    let off = || vcpu.power.lock().state == PowerState::Off;
+    vcpu.sleep_until(|| !off());
+    if off() {
+        vcpu.request(Request::Sleep);
+        return false;
+    }
+    true
+}
+
+/// Whether the condition of a trapped AArch32 instruction holds (it need not: Arm ARM G1.21.2). AArch64 has no conditions.
+fn condition_holds(active: &Active<'_>) -> bool {
+    /// ISS.CV: the ISS has the condition.
+    const CV: u64 = 1 << 24;
+    let context = active.context();
+    let (esr, spsr) = (context.exit.esr, context.regs.spsr);
+    // Classes with the top two bits of EC set are unconditional.
+    if esr >> 30 != 0 && (esr >> 30) & 3 == 3 {
+        return true;
+    }
+    let condition = if esr & CV != 0 {
+        (esr >> 20) & 0xf
+    } else if spsr & (1 << 4) == 0 {
+        return true;
+    } else {
+        // A Thumb instruction in an IT block has its condition there.
+        let it = ((spsr >> 8) & 0xfc) | ((spsr >> 25) & 3);
+        if it == 0 {
+            return true;
+        }
+        it >> 4
+    };
+    holds(condition, spsr)
+}
+
+/// Arm ARM, `ConditionHolds`.
+fn holds(condition: u64, spsr: u64) -> bool {
+    let [n, z, c, v] = [31, 30, 29, 28].map(|bit| (spsr >> bit) & 1 != 0);
+    let result = match condition >> 1 {
+        0 => z,
+        1 => c,
+        2 => n,
+        3 => v,
+        4 => c && !z,
+        5 => n == v,
+        6 => n == v && !z,
+        _ => return true,
+    };
+    result != (condition & 1 != 0)
+}

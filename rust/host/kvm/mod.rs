@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: KVM: virtual machines by the KVM uAPI.
+#![allow(dead_code, reason = "being put together")]
+
+pub(crate) mod config;
+pub(crate) mod device;
+pub(crate) mod events;
+pub(crate) mod exit;
+pub(crate) mod mmio;
+pub(crate) mod psci;
+pub(crate) mod regs;
+pub(crate) mod run;
+pub(crate) mod slots;
+pub(crate) mod smccc;
+pub(crate) mod stage2;
+pub(crate) mod sysreg;
+pub(crate) mod vcpu;
+pub(crate) mod vcpu_file;
+pub(crate) mod vm;

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: KVM_RUN.
+//!
+//! The order around the entry is that of `kvm_arch_vcpu_ioctl_run` (`arch/arm64/kvm/arm.c` of Linux): work of the task, then
+//! requests, both with interrupts on; then preemption and interrupts off, the mode that makes others send IPIs, and a second
+//! look at both, which closes the race; accounting; the guest; a window in which the interrupt that ended the guest's run
+//! is taken while its time still counts as the guest's.
+
+use core::{
+    ptr,
+    sync::atomic::{
+        AtomicU32,
+        Ordering, //
+    },
+};
+
+use kernel::{
+    cpu::nr_cpu_ids,
+    prelude::*, //
+};
+
+use super::{
+    config,
+    exit::{
+        self,
+        Next, //
+    },
+    mmio, psci, regs,
+    vcpu::{
+        Active,
+        PowerState,
+        Request, //
+    },
+};
+use crate::{
+    arch::el1,
+    bindings,
+    common::guest::{
+        flags,
+        ExitReason, //
+    },
+    host::{
+        cpu::State,
+        timing::{
+            self,
+            IrqsMasked,
+            PreemptOff, //
+        },
+    },
+};
+
+/// Which vCPU of a VM ran last, by CPU. Written by that CPU alone, with interrupts masked.
+pub(crate) struct LastRan(KVec<AtomicU32>);
+
+impl LastRan {
+    /// None ran yet.
+    pub(crate) fn new() -> Result<Self> {
+        let mut last = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..nr_cpu_ids() {
+            last.push(AtomicU32::new(u32::MAX), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(Self(last))
+    }
+
+    /// Notes that `vcpu` runs on `cpu` now, and tells whether another one did before.
+    fn changes(&self, cpu: u32, vcpu: u32) -> bool {
+        self.0.get(cpu as usize).is_none_or(|last| {
+            let changes = last.load(Ordering::Relaxed) != vcpu;
+            if changes {
+                last.store(vcpu, Ordering::Relaxed);
+            }
+            changes
+        })
+    }
+}
+
+/// The signal mask of KVM_RUN is in place for as long as this lives.
+struct SignalMask(bool);
+
+impl SignalMask {
+    fn new(active: &Active<'_>) -> Self {
+        let Some(mut mask) = active.state().sigmask else {
+            return Self(false);
+        };
+        // SAFETY: The mask that `drop` restores is kept in a field of the current task that only itself changes.
+        unsafe {
+            let real_blocked = &raw mut (*el1::current_task()).real_blocked;
+            bindings::sigprocmask(bindings::SIG_SETMASK as i32, &mut mask, real_blocked);
+        }
+        Self(true)
+    }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        if !self.0 {
+            return;
+        }
+        // SAFETY: As in `new`. Nothing else of KVM_RUN uses the field.
+        unsafe {
+            let real_blocked = &raw mut (*el1::current_task()).real_blocked;
+            bindings::sigprocmask(bindings::SIG_SETMASK as i32, real_blocked, ptr::null_mut());
+            (*real_blocked).sig = [0];
+        }
+    }
+}
+
+/// KVM_RUN.
+///
+/// # Errors
+///
+/// As the API says: `ENOEXEC` before KVM_ARM_VCPU_INIT, `EINTR` for a signal or `immediate_exit`, `EIO` if the VM or EL2 is
+/// dead.
+pub(super) fn run(active: &mut Active<'_>) -> Result {
+    if !active.state().initialized {
+        return Err(ENOEXEC);
+    }
+    if !active.state().ever_ran {
+        config::prepare(active)?;
+        regs::first_run(active)?;
+        active.state_mut().ever_ran = true;
+    }
+    let run = active.run();
+    let wanted = !run.immediate_exit();
+    if run.exit_reason() == bindings::KVM_EXIT_MMIO {
+        mmio::complete(active)?;
+    }
+    if !wanted {
+        return Err(EINTR);
+    }
+    let _mask = SignalMask::new(active);
+    run.set_exit(bindings::KVM_EXIT_UNKNOWN);
+    run.set_flags(0);
+    // Guests that do not use FP/SIMD need not pay for it: the first use in each KVM_RUN traps.
+    config::take_fp(active.context_mut());
+    loop {
+        handle_task_work(active)?;
+        if active.vcpu.has_requests() && handle_requests(active)? == Next::ToUser {
+            return Ok(());
+        }
+        let next = match enter(active) {
+            Ok(Some(reason)) => exit::handle(active, reason)?,
+            Ok(None) => Next::Resume,
+            Err(error) => {
+                active.vm.service().settle();
+                return Err(error);
+            }
+        };
+        if next == Next::ToUser {
+            return Ok(());
+        }
+    }
+}
+
+/// Signals, rescheduling and the like.
+fn handle_task_work(active: &Active<'_>) -> Result {
+    if !timing::task_work_pending() {
+        return Ok(());
+    }
+    // SAFETY: Process context, interrupts on, nothing held but the vCPU's mutex, which a killed process waits for.
+    let result = kernel::error::to_result(unsafe { bindings::xfer_to_guest_mode_handle_work() });
+    if result.is_err() {
+        active.run().set_exit(bindings::KVM_EXIT_INTR);
+    }
+    result
+}
+
+fn handle_requests(active: &mut Active<'_>) -> Result<Next> {
+    let vcpu = active.vcpu;
+    if vcpu.take_request(Request::VmDead) {
+        return Err(EIO);
+    }
+    if vcpu.take_request(Request::Sleep) {
+        exit::sleep_while_off(active);
+    }
+    if vcpu.take_request(Request::Reset) {
+        psci::apply_reset(active);
+    }
+    vcpu.take_request(Request::IrqPending);
+    vcpu.take_request(Request::Unblock);
+    if vcpu.take_request(Request::Suspend) {
+        return Ok(suspend(active));
+    }
+    Ok(Next::Resume)
+}
+
+/// The vCPU is suspended (KVM_MP_STATE_SUSPENDED): it waits as after WFI. User space alone ends this state; it is told
+/// when there is something to wake up for.
+fn suspend(active: &mut Active<'_>) -> Next {
+    if active.vcpu.power.lock().state != PowerState::Suspended {
+        return Next::Resume;
+    }
+    exit::wait_for_interrupt(active);
+    active.vcpu.request(Request::Suspend);
+    if !super::events::interrupt_pending(active) {
+        return Next::Resume;
+    }
+    let run = active.run();
+    let event = run.exit_data::<bindings::kvm_run__bindgen_ty_1__bindgen_ty_19>();
+    // SAFETY: The union has room for it, in a page that is alive. Zeroes are a valid value.
+    unsafe {
+        event.write_bytes(0, 1);
+        (&raw mut (*event).type_).write_volatile(bindings::KVM_SYSTEM_EVENT_WAKEUP);
+    }
+    run.set_exit(bindings::KVM_EXIT_SYSTEM_EVENT);
+    Next::ToUser
+}
+
+/// Runs the guest once. `None` if there was something to do first; an exit to user space then comes from that.
+///
+/// # Errors
+///
+/// `EIO` if EL2 took an exception: it has been contained, and no guest runs any more.
+fn enter(active: &mut Active<'_>) -> Result<Option<ExitReason>> {
+    let vcpu = active.vcpu;
+    let vm = active.vm;
+    let service = vm.service();
+    let _preempt = PreemptOff::new();
+    let mut masked = IrqsMasked::new();
+    let cpu = service.this_cpu(masked.proof()).ok_or(EIO)?;
+    vcpu.enter_mode(cpu.number());
+    if vcpu.has_requests() || timing::task_work_pending() {
+        vcpu.leave_mode();
+        return Ok(None);
+    }
+    if cpu.state() != State::Hyp {
+        vcpu.leave_mode();
+        return Err(gone(active, cpu.number()));
+    }
+    let flush = vm.last_ran().changes(cpu.number(), vcpu.index());
+    let config = &mut active.context_mut().config;
+    config.vttbr = vm.enter_vttbr(cpu.number());
+    config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
+    let fp = config.flags & (1 << flags::FP) != 0;
+    if fp {
+        timing::save_user_fp(masked.proof());
+    }
+    timing::guest_enter(masked.proof());
+    let outcome = cpu.run_guest(service, vcpu.hyp_va(), masked.proof());
+    timing::guest_left(masked.proof());
+    vcpu.leave_mode();
+    if fp {
+        timing::release_fp(masked.proof());
+    }
+    if outcome == Ok(ExitReason::Irq) {
+        masked.open_window();
+    }
+    timing::guest_exit(masked.proof());
+    outcome.map(Some)
+}
+
+/// EL2 of this CPU is not ours: the system goes down, or the service has been closed after a fault.
+fn gone(active: &Active<'_>, cpu: u32) -> Error {
+    let run = active.run();
+    let entry = run.exit_data::<bindings::kvm_run__bindgen_ty_1__bindgen_ty_2>();
+    // SAFETY: The union has room for it, in a page that is alive.
+    unsafe {
+        (&raw mut (*entry).hardware_entry_failure_reason)
+            .write_volatile(u64::from(bindings::KVM_EXIT_FAIL_ENTRY_CPU_UNSUPPORTED));
+        (&raw mut (*entry).cpu).write_volatile(cpu);
+    }
+    run.set_exit(bindings::KVM_EXIT_FAIL_ENTRY);
+    EIO
+}

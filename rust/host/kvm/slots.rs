@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: memory slots. (Owner: G2; being written.)

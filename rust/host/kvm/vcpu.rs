@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: one virtual CPU.
+//!
+//! A [`Vcpu`] belongs to its VM and lives as long as that; its file descriptor holds references to both. Three kinds of state:
+//!
+//! - what the thread that runs it uses, under the mutex: [`Active`] is the proof that it is held;
+//! - what others may look at or change at any time, from any context: requests, mode, [`Power`];
+//! - two pages: the context that EL2 reads and writes, and `struct kvm_run`, which user space may write at any time.
+//!
+//! Source: `Documentation/virt/kvm/{api,vcpu-requests}.rst` of Linux; behaviour as `virt/kvm/kvm_main.c`.
+
+use core::{
+    ptr::{
+        self,
+        NonNull, //
+    },
+    sync::atomic::{
+        fence,
+        AtomicU32,
+        AtomicU64,
+        AtomicU8,
+        Ordering, //
+    },
+};
+
+use kernel::{
+    ffi::{
+        c_int,
+        c_void, //
+    },
+    new_mutex,
+    new_spinlock,
+    page::Page,
+    prelude::*,
+    sync::{
+        lock::mutex::MutexBackend,
+        lock::Guard,
+        Arc,
+        Mutex,
+        SpinLock, //
+    },
+    types::Opaque, //
+};
+
+use super::{
+    regs::ArchState,
+    vm::Vm, //
+};
+use crate::{
+    bindings,
+    common::{
+        abi::{
+            Call,
+            Status, //
+        },
+        guest::VcpuContext, //
+    },
+    host::{
+        linear,
+        service::Service, //
+    },
+};
+
+/// What others ask of a vCPU; it looks before each entry. One bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Request {
+    /// The VM cannot run any more: KVM_RUN returns EIO.
+    VmDead = 0,
+    /// Look at [`Power`], and sleep if it is off.
+    Sleep = 1,
+    /// Take over [`Power::reset`].
+    Reset = 2,
+    /// An interrupt line has changed.
+    IrqPending = 3,
+    /// Behave as after WFI, or tell user space (PSCI SYSTEM_SUSPEND).
+    Suspend = 4,
+    /// End a WFI that has nothing to wait for.
+    Unblock = 5,
+}
+
+/// Where the vCPU's thread is, seen from outside.
+mod mode {
+    /// In the kernel or in user space: it will look at requests before it enters the guest.
+    pub(super) const OUTSIDE: u8 = 0;
+    /// In the guest, or about to be: an IPI is needed to get it out.
+    pub(super) const GUEST: u8 = 1;
+    /// In the guest, and somebody has sent that IPI.
+    pub(super) const EXITING: u8 = 2;
+}
+
+/// Power state, as PSCI and KVM_SET_MP_STATE know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PowerState {
+    /// It runs when its thread does.
+    On,
+    /// It sleeps until it is switched on.
+    Off,
+    /// It sleeps until an interrupt (KVM_MP_STATE_SUSPENDED).
+    Suspended,
+}
+
+/// Where a vCPU that is switched on starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ResetTo {
+    /// PC.
+    pub(crate) pc: u64,
+    /// x0.
+    pub(crate) x0: u64,
+    /// SCTLR_EL1.EE.
+    pub(crate) big_endian: bool,
+}
+
+/// Changed by other vCPUs (PSCI) too; the lock is held for a few instructions, with nothing taken inside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Power {
+    /// See [`PowerState`].
+    pub(crate) state: PowerState,
+    /// To be applied by the vCPU's thread on [`Request::Reset`].
+    pub(crate) reset: Option<ResetTo>,
+}
+
+/// What the mutex protects, besides the two pages.
+pub(crate) struct VcpuState {
+    /// KVM_ARM_VCPU_INIT was successful.
+    pub(crate) initialized: bool,
+    /// Bitmap of `KVM_ARM_VCPU_*`.
+    pub(crate) features: u64,
+    /// KVM_RUN was called and got past its checks.
+    pub(crate) ever_ran: bool,
+    /// The mask that KVM_RUN runs with (KVM_SET_SIGNAL_MASK).
+    pub(crate) sigmask: Option<bindings::sigset_t>,
+    /// Registers and events, as `regs`, `sysreg`, `mmio` and `events` need them.
+    pub(crate) arch: ArchState,
+}
+
+/// A zeroed page of kernel memory, accounted to the process.
+struct KernelPage {
+    page: Page,
+    address: NonNull<u8>,
+}
+
+impl KernelPage {
+    fn new() -> Result<Self> {
+        let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        // SAFETY: arm64 has no high memory: this is the page's address in the linear map, for as long as the page exists.
+        let address = unsafe { bindings::kmap_local_page(page.as_ptr()) };
+        Ok(Self {
+            address: NonNull::new(address.cast()).ok_or(EFAULT)?,
+            page,
+        })
+    }
+}
+
+/// The page of a [`VcpuContext`], shared with EL2 for as long as this lives.
+struct ContextPage {
+    /// Always `Some` until dropped.
+    page: Option<KernelPage>,
+    service: Arc<Service>,
+    pa: u64,
+    /// Where EL2 sees it.
+    hyp_va: u64,
+}
+
+impl ContextPage {
+    fn new(service: Arc<Service>) -> Result<Self> {
+        let page = KernelPage::new()?;
+        let pa = linear::kern_to_phys(page.address).ok_or(EFAULT)?.raw();
+        let [x0, x1, ..] = service.hypercall(Call::Share as u64, [pa, 0, 0, 0])?;
+        match Status::from_x0(x0) {
+            Some(Status::Ok) => Ok(Self {
+                page: Some(page),
+                service,
+                pa,
+                hyp_va: x1,
+            }),
+            Some(Status::NoMemory) => Err(ENOMEM),
+            _ => Err(EIO),
+        }
+    }
+}
+
+impl Drop for ContextPage {
+    fn drop(&mut self) {
+        let answer = self
+            .service
+            .hypercall(Call::Unshare as u64, [self.pa, 0, 0, 0]);
+        let still_shared = match answer {
+            Ok([x0, ..]) => Status::from_x0(x0) != Some(Status::Ok),
+            // EL2 is not ours any more: nobody has the page mapped.
+            Err(_) => false,
+        };
+        if still_shared {
+            pr_err!("a vCPU's page at {:#x} stays shared with EL2\n", self.pa);
+            core::mem::forget(self.page.take());
+        }
+    }
+}
+
+/// `struct kvm_run`. User space may write it at any time: every field is read once and checked.
+#[derive(Clone, Copy)]
+pub(crate) struct RunPage(NonNull<bindings::kvm_run>);
+
+impl RunPage {
+    /// For accesses to single fields, by volatile reads and writes through raw pointers.
+    pub(crate) fn raw(self) -> *mut bindings::kvm_run {
+        self.0.as_ptr()
+    }
+
+    /// The union behind `exit_reason`, as the structure of one exit.
+    pub(crate) fn exit_data<T>(self) -> *mut T {
+        const { assert!(size_of::<T>() <= 256) };
+        // SAFETY: The page is a `kvm_run`; no reference is made.
+        unsafe { (&raw mut (*self.raw()).__bindgen_anon_1).cast() }
+    }
+
+    /// Sets `exit_reason` (`KVM_EXIT_*`).
+    pub(crate) fn set_exit(self, reason: u32) {
+        // SAFETY: The field is in the page, and the page lives as long as the vCPU that `self` is from.
+        unsafe { (&raw mut (*self.raw()).exit_reason).write_volatile(reason) };
+    }
+
+    /// `exit_reason` as it is now.
+    pub(crate) fn exit_reason(self) -> u32 {
+        // SAFETY: As above.
+        unsafe { (&raw const (*self.raw()).exit_reason).read_volatile() }
+    }
+
+    /// Sets `flags`.
+    pub(crate) fn set_flags(self, flags: u16) {
+        // SAFETY: As above.
+        unsafe { (&raw mut (*self.raw()).flags).write_volatile(flags) };
+    }
+
+    /// Whether user space wants KVM_RUN to return before the guest runs.
+    pub(crate) fn immediate_exit(self) -> bool {
+        // SAFETY: As above.
+        unsafe { (&raw const (*self.raw()).immediate_exit__unsafe).read_volatile() != 0 }
+    }
+}
+
+/// See the module.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Vcpu {
+    id: u32,
+    index: u32,
+    requests: AtomicU64,
+    mode: AtomicU8,
+    /// Where it runs, or ran last.
+    cpu: AtomicU32,
+    /// The empty call that gets it out of the guest.
+    #[pin]
+    kick: Opaque<bindings::call_single_data_t>,
+    /// Where its thread sleeps.
+    #[pin]
+    waiters: Opaque<bindings::wait_queue_head_t>,
+    #[pin]
+    pub(crate) power: SpinLock<Power>,
+    #[pin]
+    state: Mutex<VcpuState>,
+    context: ContextPage,
+    run: KernelPage,
+}
+
+// SAFETY: The pages are accessed under the mutex, but for what is meant for concurrent access; the rest is atomic or locked.
+unsafe impl Send for Vcpu {}
+// SAFETY: As above.
+unsafe impl Sync for Vcpu {}
+
+impl Vcpu {
+    /// A vCPU that is not initialised yet, number `id` for user space and `index` in its VM.
+    pub(crate) fn new(service: Arc<Service>, id: u32, index: u32) -> Result<Arc<Self>> {
+        const { assert!(size_of::<VcpuContext>() <= bindings::PAGE_SIZE) };
+        let context = ContextPage::new(service)?;
+        let run = KernelPage::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                id,
+                index,
+                requests: AtomicU64::new(0),
+                mode: AtomicU8::new(mode::OUTSIDE),
+                cpu: AtomicU32::new(u32::MAX),
+                kick <- Opaque::ffi_init(|place: *mut bindings::call_single_data_t| {
+                    // SAFETY: `place` is valid for writes; zeroes are a call that is not queued.
+                    unsafe {
+                        place.write(bindings::call_single_data_t {
+                            func: Some(kicked),
+                            ..Default::default()
+                        })
+                    }
+                }),
+                waiters <- Opaque::ffi_init(|place| {
+                    // SAFETY: `place` is valid for writes; name and class live for ever.
+                    unsafe {
+                        bindings::__init_waitqueue_head(
+                            place,
+                            c"eltwo_vcpu".as_char_ptr(),
+                            kernel::static_lock_class!().as_ptr(),
+                        )
+                    }
+                }),
+                power <- new_spinlock!(Power { state: PowerState::On, reset: None }),
+                state <- new_mutex!(VcpuState {
+                    initialized: false,
+                    features: 0,
+                    ever_ran: false,
+                    sigmask: None,
+                    arch: ArchState::default(),
+                }),
+                context,
+                run,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// The number that user space gave it.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Its place in the VM.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Where EL2 sees its context.
+    pub(super) fn hyp_va(&self) -> u64 {
+        self.context.hyp_va
+    }
+
+    /// The page that user space maps.
+    pub(super) fn run_page(&self) -> *mut bindings::page {
+        self.run.page.as_ptr()
+    }
+
+    /// Waits for the mutex.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if the process is being killed.
+    pub(crate) fn lock<'a>(&'a self, vm: &'a Vm) -> Result<Active<'a>> {
+        let raw = ptr::from_ref(&self.state)
+            .cast_mut()
+            .cast::<bindings::mutex>();
+        // SAFETY: A `Mutex` begins with the kernel's mutex (`Lock::from_raw` relies on the same), and it is initialised.
+        if unsafe { bindings::mutex_lock_killable(raw) } != 0 {
+            return Err(EINTR);
+        }
+        // SAFETY: The mutex has just been taken.
+        let guard = unsafe { Guard::new(&self.state, ()) };
+        Ok(Active {
+            vm,
+            vcpu: self,
+            guard,
+        })
+    }
+
+    /// Asks for something. It is seen before the next entry; [`Self::kick`] makes that soon.
+    pub(crate) fn request(&self, request: Request) {
+        // Release: what the request is about was written before it, and `take_request` acquires.
+        self.requests
+            .fetch_or(1 << request as u32, Ordering::Release);
+    }
+
+    /// Whether anything was asked for.
+    pub(super) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes one request, if it was made.
+    pub(crate) fn take_request(&self, request: Request) -> bool {
+        let bit = 1 << request as u32;
+        self.requests.load(Ordering::Relaxed) & bit != 0
+            && self.requests.fetch_and(!bit, Ordering::Acquire) & bit != 0
+    }
+
+    /// From here on a kick sends an IPI. Interrupts are masked; requests and signals are looked at after this.
+    pub(super) fn enter_mode(&self, cpu: u32) {
+        self.cpu.store(cpu, Ordering::Relaxed);
+        self.mode.store(mode::GUEST, Ordering::Relaxed);
+        // Pairs with the fence in `kick`: either that side sees `GUEST`, or this side sees the request.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Undoes [`Self::enter_mode`].
+    pub(super) fn leave_mode(&self) {
+        self.mode.store(mode::OUTSIDE, Ordering::Release);
+    }
+
+    /// Wakes its thread if that sleeps in KVM_RUN. From any context.
+    pub(crate) fn wake(&self) {
+        // SAFETY: The queue is initialised. Any number of waiters in any state of sleep.
+        unsafe {
+            bindings::__wake_up(
+                self.waiters.get(),
+                bindings::TASK_INTERRUPTIBLE | bindings::TASK_UNINTERRUPTIBLE,
+                1,
+                ptr::null_mut(),
+            )
+        };
+    }
+
+    /// Makes its thread look at requests soon: wakes it if it sleeps, gets it out of the guest if it is there. From any
+    /// context, on any CPU.
+    pub(crate) fn kick(&self) {
+        self.wake();
+        // Pairs with the fence in `enter_mode`.
+        fence(Ordering::SeqCst);
+        let was_inside = self.mode.compare_exchange(
+            mode::GUEST,
+            mode::EXITING,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if was_inside.is_err() {
+            return;
+        }
+        // It cannot move to another CPU without leaving the guest first, so the IPI may be late but not lost. On this very
+        // CPU the guest has been left already: this code runs.
+        let cpu = self.cpu.load(Ordering::Relaxed);
+        // SAFETY: `kick` is initialised, pinned, and outlives the call (`drop`). EBUSY means that it is queued already, for
+        // a CPU that has not left the guest yet.
+        unsafe { bindings::smp_call_function_single_async(cpu as c_int, self.kick.get()) };
+    }
+
+    /// Sleeps until `ready` holds after a wake-up, or a signal is pending.
+    pub(super) fn sleep_until(&self, mut ready: impl FnMut() -> bool) {
+        let mut entry = bindings::wait_queue_entry::default();
+        // SAFETY: The entry lives on this stack until `finish_wait`.
+        unsafe { bindings::init_wait(&mut entry) };
+        loop {
+            // SAFETY: Both are initialised. The state is set before `ready` looks, so a wake-up after that is not lost.
+            unsafe {
+                bindings::prepare_to_wait(
+                    self.waiters.get(),
+                    &mut entry,
+                    bindings::TASK_INTERRUPTIBLE as c_int,
+                )
+            };
+            if ready() || signal_pending() {
+                break;
+            }
+            // SAFETY: Process context, with no spinlock held.
+            unsafe { bindings::schedule() };
+        }
+        // SAFETY: As above.
+        unsafe { bindings::finish_wait(self.waiters.get(), &mut entry) };
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Vcpu {
+    fn drop(self: Pin<&mut Self>) {
+        let flags = self.kick.get();
+        // An IPI that was sent may still be on its way to a CPU that has left the guest by itself.
+        // SAFETY: The call is initialised; the CPU that it is queued for clears the flag, the last thing that it does.
+        while unsafe { queued(flags) } {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// CSD_FLAG_LOCK of `include/linux/smp_types.h`: the call is queued.
+const CSD_FLAG_LOCK: u32 = 1;
+
+/// # Safety
+///
+/// `call` is initialised.
+unsafe fn queued(call: *mut bindings::call_single_data_t) -> bool {
+    // SAFETY: By the contract. The flags are an aligned `u32` that other CPUs change.
+    let flags = unsafe { AtomicU32::from_ptr(&raw mut (*call).node.__bindgen_anon_1.u_flags) };
+    flags.load(Ordering::Acquire) & CSD_FLAG_LOCK != 0
+}
+
+/// Hard interrupt context: the interrupt itself was all that was wanted.
+extern "C" fn kicked(_info: *mut c_void) {}
+
+/// Whether the current thread has a signal to take.
+pub(super) fn signal_pending() -> bool {
+    kernel::current!().signal_pending()
+}
+
+/// A vCPU with its mutex held: what every ioctl and every exit handler gets.
+pub(crate) struct Active<'a> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) vcpu: &'a Vcpu,
+    guard: Guard<'a, VcpuState, MutexBackend>,
+}
+
+impl Active<'_> {
+    fn context_ptr(&self) -> *mut VcpuContext {
+        self.vcpu
+            .context
+            .page
+            .as_ref()
+            .map_or(ptr::null_mut(), |page| page.address.as_ptr().cast())
+    }
+
+    /// What EL2 sees.
+    pub(crate) fn context(&self) -> &VcpuContext {
+        // SAFETY: The page is there for as long as the vCPU; zeroed or written as this type; the mutex is held, and EL2
+        // uses it only inside the entry, which has `self` borrowed mutably.
+        unsafe { &*self.context_ptr() }
+    }
+
+    /// As [`Self::context`].
+    pub(crate) fn context_mut(&mut self) -> &mut VcpuContext {
+        // SAFETY: As above, and `self` is borrowed mutably.
+        unsafe { &mut *self.context_ptr() }
+    }
+
+    /// What the mutex protects.
+    pub(crate) fn state(&self) -> &VcpuState {
+        &self.guard
+    }
+
+    /// As [`Self::state`].
+    pub(crate) fn state_mut(&mut self) -> &mut VcpuState {
+        &mut self.guard
+    }
+
+    /// `struct kvm_run`.
+    pub(crate) fn run(&self) -> RunPage {
+        RunPage(self.vcpu.run.address.cast())
+    }
+
+    /// Past the instruction that was trapped or emulated. All of them have four bytes, but for AArch32's at EL0.
+    pub(crate) fn advance_pc(&mut self) {
+        /// ESR_ELx.IL: the trapped instruction has 32 bits.
+        const ESR_IL: u64 = 1 << 25;
+        /// PSTATE.BTYPE, SS: what executing an instruction clears.
+        const BTYPE_SS: u64 = (3 << 10) | (1 << 21);
+        /// PSTATE.M[4]: AArch32.
+        const AARCH32: u64 = 1 << 4;
+        let context = self.context_mut();
+        let short = context.regs.spsr & AARCH32 != 0 && context.exit.esr & ESR_IL == 0;
+        context.regs.elr = context.regs.elr.wrapping_add(if short { 2 } else { 4 });
+        if context.regs.spsr & AARCH32 == 0 {
+            context.regs.spsr &= !BTYPE_SS;
+        } else {
+            context.regs.spsr = advance_it(context.regs.spsr);
+        }
+    }
+}
+
+/// PSTATE.IT of AArch32, advanced by one instruction of an IT block (Arm ARM, `AArch32.ITAdvance`).
+fn advance_it(spsr: u64) -> u64 {
+    const IT_HIGH: u64 = 0xfc00;
+    const IT_LOW: u64 = 0x0600_0000;
+    let it = ((spsr & IT_HIGH) >> 8) | ((spsr & IT_LOW) >> 25);
+    let next = if it & 7 == 0 {
+        0
+    } else {
+        (it & 0xe0) | ((it << 1) & 0x1f)
+    };
+    (spsr & !(IT_HIGH | IT_LOW)) | ((next << 8) & IT_HIGH) | ((next << 25) & IT_LOW)
+}
