@@ -81,7 +81,9 @@ pub(crate) struct Service {
     pub(crate) cpus: KVVec<Cpu>,
     /// Set once an exception was taken at EL2, or the system goes down: no CPU is brought up any more.
     closed: Atomic<bool>,
-    /// An exception was taken at EL2 and [`Self::settle`] has not seen to it.
+    /// An exception was taken at EL2.
+    failed: Atomic<bool>,
+    /// It was, and [`Self::settle`] has not seen to it.
     unsettled: Atomic<bool>,
     /// The image must be cleaned to the PoC before the next init.
     stale: Atomic<bool>,
@@ -135,6 +137,7 @@ impl Service {
                 tables,
                 cpus,
                 closed: Atomic::new(false),
+                failed: Atomic::new(false),
                 unsettled: Atomic::new(false),
                 stale: Atomic::new(false),
                 log <- new_mutex!(FaultLog::default()),
@@ -216,8 +219,14 @@ impl Service {
     /// failed one held. The rest is for [`Self::settle`].
     pub(crate) fn on_fault(&self) {
         self.closed.store(true, Relaxed);
+        self.failed.store(true, Relaxed);
         self.pool.shared().lock.break_up();
         self.unsettled.store(true, Relaxed);
+    }
+
+    /// Whether an exception was ever taken at EL2, on any CPU. Then no guest runs any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Finishes what a fault left to do: takes every other CPU down and logs the reports. Process context.

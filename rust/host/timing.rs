@@ -180,26 +180,23 @@ fn tracks_context() -> bool {
     unsafe { AtomicBool::from_ptr(&raw mut (*place).active) }.load(Ordering::Relaxed)
 }
 
-/// From here the task's time is the guest's, and RCU need not wait for this CPU.
+/// From here the task's time is the guest's, and RCU need not wait for a CPU that tracks contexts.
+#[inline]
 pub(crate) fn guest_enter(_irqs: &IrqsOff) {
-    let task = el1::current_task();
     if tracks_context() {
         // SAFETY: The current task, interrupts masked.
         unsafe {
-            bindings::vtime_guest_enter(task);
+            bindings::vtime_guest_enter(el1::current_task());
             bindings::__ct_user_enter(bindings::ctx_state_CT_STATE_GUEST);
         }
         return;
     }
-    // SAFETY: Only the task itself changes its flags. The note says that no RCU reader is inside the task, as at a switch
-    // of tasks.
-    unsafe {
-        (*task).flags |= bindings::PF_VCPU;
-        bindings::rcu_note_context_switch(false);
-    }
+    // SAFETY: Only the task itself changes its flags.
+    unsafe { (*el1::current_task()).flags |= bindings::PF_VCPU };
 }
 
 /// The kernel runs again: RCU waits for this CPU. The time is still the guest's.
+#[inline]
 pub(crate) fn guest_left(_irqs: &IrqsOff) {
     if tracks_context() {
         // SAFETY: After `__ct_user_enter` with the same state.
@@ -207,14 +204,51 @@ pub(crate) fn guest_left(_irqs: &IrqsOff) {
     }
 }
 
-/// The time is the host's again.
-pub(crate) fn guest_exit(_irqs: &IrqsOff) {
-    let task = el1::current_task();
+/// The time is the host's again. Interrupts are off, or preemption is.
+#[inline]
+pub(crate) fn guest_exit() {
     if tracks_context() {
         // SAFETY: As in `guest_enter`.
-        unsafe { bindings::vtime_guest_exit(task) };
+        unsafe { bindings::vtime_guest_exit(el1::current_task()) };
         return;
     }
     // SAFETY: As in `guest_enter`.
-    unsafe { (*task).flags &= !bindings::PF_VCPU };
+    unsafe { (*el1::current_task()).flags &= !bindings::PF_VCPU };
+}
+
+/// Tells RCU that the task is in no read-side critical section, as at a switch of tasks. Once per interrupt is often enough:
+/// whatever RCU wants of a CPU that does not pass through the scheduler, it asks for by the tick or by an IPI.
+#[inline]
+pub(crate) fn note_quiescent(_irqs: &IrqsOff) {
+    if !tracks_context() {
+        // SAFETY: Interrupts are off, and the caller holds no RCU lock: it has just run a guest.
+        unsafe { bindings::rcu_note_context_switch(false) };
+    }
+}
+
+/// KVM_RUN goes back to user space. The work of the task was done without the registers of user space at hand, so what of it
+/// is about a restartable sequence is still to do (as `rseq_virt_userspace_exit`).
+#[inline]
+pub(crate) fn note_return_to_user() {
+    #[cfg(CONFIG_RSEQ)]
+    {
+        let task = el1::current_task();
+        // SAFETY: The current task is alive. The field is a byte that only the task and the scheduler on its behalf write.
+        let switched = unsafe {
+            (&raw const (*task)
+                .rseq
+                .event
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .sched_switch)
+                .read_volatile()
+        };
+        if switched != 0 {
+            // SAFETY: As above; the flags are an aligned word that others set bits in.
+            let flags = unsafe { AtomicU64::from_ptr((&raw mut (*task).thread_info.flags).cast()) };
+            flags.fetch_or(bindings::_TIF_NOTIFY_RESUME.into(), Ordering::Relaxed);
+        }
+    }
 }

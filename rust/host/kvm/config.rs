@@ -79,6 +79,8 @@ pub(crate) mod hcr {
     pub(crate) const TEA: u64 = 1 << 37;
     /// FWB: stage 2 decides on the memory type of the guest's RAM.
     pub(crate) const FWB: u64 = 1 << 46;
+    /// VF and VI: what the lines of a vCPU's interrupts decide.
+    pub(crate) const LINES: u64 = VF | VI;
     /// What every guest runs with. Clear, and so trapped or off: pointer authentication (APK, API), memory tagging (ATA),
     /// activity monitors, SCXTNUM, transactional memory, nesting.
     pub(crate) const GUEST: u64 = VM
@@ -167,7 +169,7 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         ..
     } = context.config;
     let ras = probe::has_cap(bindings::ARM64_HAS_RAS_EXTN);
-    let mut hcr = hcr::GUEST | old_hcr & (hcr::VF | hcr::VI | hcr::VSE);
+    let mut hcr = hcr::GUEST | old_hcr & hcr::VSE;
     if ras {
         hcr |= hcr::TEA | hcr::TERR;
     }

@@ -53,6 +53,8 @@ mod ec {
 
 /// ISS of WFI and WFE: the instruction is WFE (or WFET).
 const WFX_ISS_WFE: u64 = 1;
+/// As above: the instruction is WFIT or WFET (FEAT_WFxT, which no guest is told to have).
+const WFX_ISS_TIMED: u64 = 2;
 
 /// Deals with the exit that is recorded in the context. Interrupts are on; it may sleep.
 pub(super) fn handle(active: &mut Active<'_>, reason: ExitReason) -> Result<Next> {
@@ -85,15 +87,15 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
     }
     match class {
         ec::SYS64 => sysreg::trapped(active),
-        ec::WFX if esr & WFX_ISS_WFE != 0 => {
-            // Somebody else may be what the guest waits for.
-            timing::yield_cpu();
-            active.advance_pc();
-            Ok(Next::Resume)
-        }
         ec::WFX => {
             active.advance_pc();
-            wait_for_interrupt(active);
+            if esr & WFX_ISS_WFE != 0 {
+                // Somebody else may be what the guest waits for.
+                timing::yield_cpu();
+            } else if esr & WFX_ISS_TIMED == 0 {
+                wait_for_interrupt(active);
+            }
+            // To end at once is allowed for all of them, and right for one with a time that nobody here measures.
             Ok(Next::Resume)
         }
         ec::SMC64 => smccc::smc(active),
@@ -124,11 +126,10 @@ fn abort(active: &mut Active<'_>) -> Result<Next> {
     }
 }
 
-/// WFI: sleeps until there is an interrupt for the guest, somebody kicks the vCPU, or a signal comes.
+/// WFI: sleeps until there is an interrupt for the guest, somebody asks for something, or a signal comes.
 pub(super) fn wait_for_interrupt(active: &mut Active<'_>) {
-    let pending = events::interrupt_pending(active);
     let vcpu = active.vcpu;
-    vcpu.sleep_until(|| pending || vcpu.has_requests());
+    vcpu.sleep_until(|| events::interrupt_pending(active) || vcpu.has_requests());
     vcpu.take_request(Request::Unblock);
 }
 

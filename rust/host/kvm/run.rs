@@ -2,10 +2,12 @@
 
 //! Host: KVM_RUN.
 //!
-//! The order around the entry is that of `kvm_arch_vcpu_ioctl_run` (`arch/arm64/kvm/arm.c` of Linux): work of the task, then
-//! requests, both with interrupts on; then preemption and interrupts off, the mode that makes others send IPIs, and a second
-//! look at both, which closes the race; accounting; the guest; a window in which the interrupt that ended the guest's run
-//! is taken while its time still counts as the guest's.
+//! The order around the entry is that of `kvm_arch_vcpu_ioctl_run` (`arch/arm64/kvm/arm.c` of Linux): interrupts off, the mode
+//! that makes others send IPIs, then a look at the task's work and the requests, which closes the race with those who ask;
+//! accounting; the guest; after an interrupt a window in which it is taken while its time still counts as the guest's. Task
+//! work and requests are dealt with in the loop around that, with interrupts on, and found by that one look.
+//!
+//! Preemption is off where interrupts are; only the window needs it off by itself.
 
 use core::{
     ptr,
@@ -130,18 +132,29 @@ pub(super) fn run(active: &mut Active<'_>) -> Result {
         return Err(EINTR);
     }
     let _mask = SignalMask::new(active);
+    let _running = active.start_running();
     run.set_exit(bindings::KVM_EXIT_UNKNOWN);
     run.set_flags(0);
     // Guests that do not use FP/SIMD need not pay for it: the first use in each KVM_RUN traps.
     config::take_fp(active.context_mut());
+    let outcome = run_to_exit(active);
+    timing::note_return_to_user();
+    outcome
+}
+
+/// Runs the guest until there is something for user space.
+fn run_to_exit(active: &mut Active<'_>) -> Result {
     loop {
-        handle_task_work(active)?;
-        if active.vcpu.has_requests() && handle_requests(active)? == Next::ToUser {
-            return Ok(());
-        }
         let next = match enter(active) {
-            Ok(Some(reason)) => exit::handle(active, reason)?,
-            Ok(None) => Next::Resume,
+            Ok(Entry::Exited(reason)) => exit::handle(active, reason)?,
+            Ok(Entry::WorkFirst) => {
+                handle_task_work(active)?;
+                handle_requests(active)?
+            }
+            Ok(Entry::NoEl2(cpu)) => {
+                no_el2(active, cpu)?;
+                Next::ToUser
+            }
             Err(error) => {
                 active.vm.service().settle();
                 return Err(error);
@@ -207,31 +220,40 @@ fn suspend(active: &mut Active<'_>) -> Next {
     Next::ToUser
 }
 
-/// Runs the guest once. `None` if there was something to do first; an exit to user space then comes from that.
+/// What became of an entry.
+enum Entry {
+    /// The guest ran, and stopped for this.
+    Exited(ExitReason),
+    /// The task's work or a request comes first.
+    WorkFirst,
+    /// EL2 of the CPU with this number is not ours.
+    NoEl2(u32),
+}
+
+/// Runs the guest once.
 ///
 /// # Errors
 ///
 /// `EIO` if EL2 took an exception: it has been contained, and no guest runs any more.
-fn enter(active: &mut Active<'_>) -> Result<Option<ExitReason>> {
-    let vcpu = active.vcpu;
-    let vm = active.vm;
+fn enter(active: &mut Active<'_>) -> Result<Entry> {
+    let (vcpu, vm) = (active.vcpu, active.vm);
     let service = vm.service();
-    let _preempt = PreemptOff::new();
-    let mut masked = IrqsMasked::new();
+    let masked = IrqsMasked::new();
     let cpu = service.this_cpu(masked.proof()).ok_or(EIO)?;
-    vcpu.enter_mode(cpu.number());
+    vcpu.enter_mode();
     if vcpu.has_requests() || timing::task_work_pending() {
         vcpu.leave_mode();
-        return Ok(None);
+        return Ok(Entry::WorkFirst);
     }
     if cpu.state() != State::Hyp {
         vcpu.leave_mode();
-        return Err(gone(active, cpu.number()));
+        return Ok(Entry::NoEl2(cpu.number()));
     }
     let flush = vm.last_ran().changes(cpu.number(), vcpu.index());
     let config = &mut active.context_mut().config;
     config.vttbr = vm.enter_vttbr(cpu.number());
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
+    config.hcr = (config.hcr & !config::hcr::LINES) | vcpu.irq_lines.load(Ordering::Relaxed);
     let fp = config.flags & (1 << flags::FP) != 0;
     if fp {
         timing::save_user_fp(masked.proof());
@@ -244,14 +266,34 @@ fn enter(active: &mut Active<'_>) -> Result<Option<ExitReason>> {
         timing::release_fp(masked.proof());
     }
     if outcome == Ok(ExitReason::Irq) {
-        masked.open_window();
+        take_interrupt(masked);
+    } else {
+        timing::guest_exit();
     }
-    timing::guest_exit(masked.proof());
-    outcome.map(Some)
+    outcome.map(Entry::Exited)
 }
 
-/// EL2 of this CPU is not ours: the system goes down, or the service has been closed after a fault.
-fn gone(active: &Active<'_>, cpu: u32) -> Error {
+/// The interrupt that ended the guest's run is taken here, the tick above all, while the time is still the guest's.
+#[inline(never)]
+fn take_interrupt(mut masked: IrqsMasked) {
+    // Else the task could be preempted in the window, and run on with the guest's name on its time.
+    let _preempt = PreemptOff::new();
+    masked.open_window();
+    timing::guest_exit();
+    timing::note_quiescent(masked.proof());
+    // Interrupts on, then preemption.
+    drop(masked);
+}
+
+/// EL2 of this CPU is not ours: the system goes down, somebody has reset the CPU, or the service has been closed after a fault.
+///
+/// # Errors
+///
+/// `EIO` in the last case: no guest runs any more.
+fn no_el2(active: &Active<'_>, cpu: u32) -> Result {
+    if active.vm.service().has_failed() {
+        return Err(EIO);
+    }
     let run = active.run();
     let entry = run.exit_data::<bindings::kvm_run__bindgen_ty_1__bindgen_ty_2>();
     // SAFETY: The union has room for it, in a page that is alive.
@@ -261,5 +303,5 @@ fn gone(active: &Active<'_>, cpu: u32) -> Error {
         (&raw mut (*entry).cpu).write_volatile(cpu);
     }
     run.set_exit(bindings::KVM_EXIT_FAIL_ENTRY);
-    EIO
+    Ok(())
 }

@@ -17,6 +17,7 @@ use core::{
     },
     sync::atomic::{
         fence,
+        AtomicPtr,
         AtomicU32,
         AtomicU64,
         AtomicU8,
@@ -25,10 +26,6 @@ use core::{
 };
 
 use kernel::{
-    ffi::{
-        c_int,
-        c_void, //
-    },
     new_mutex,
     new_spinlock,
     page::Page,
@@ -36,6 +33,7 @@ use kernel::{
     sync::{
         lock::mutex::MutexBackend,
         lock::Guard,
+        rcu,
         Arc,
         Mutex,
         SpinLock, //
@@ -48,6 +46,7 @@ use super::{
     vm::Vm, //
 };
 use crate::{
+    arch::el1,
     bindings,
     common::{
         abi::{
@@ -63,6 +62,8 @@ use crate::{
 };
 
 /// What others ask of a vCPU; it looks before each entry. One bit each.
+///
+/// Who asks writes what it is about, then [`Vcpu::request`], then [`Vcpu::kick`]; or lets the vCPU come by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Request {
@@ -241,20 +242,21 @@ impl RunPage {
 }
 
 /// See the module.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 pub(crate) struct Vcpu {
     id: u32,
     index: u32,
-    requests: AtomicU64,
+    /// MPIDR_EL1 as the guest sees it. Set with the context's, for those who look for this vCPU from outside.
+    pub(crate) mpidr: AtomicU64,
+    /// HCR_EL2.VI and VF: the levels of its interrupt lines. It is looked at before each entry.
+    pub(crate) irq_lines: AtomicU64,
+    requests: AtomicU32,
     mode: AtomicU8,
-    /// Where it runs, or ran last.
-    cpu: AtomicU32,
-    /// The empty call that gets it out of the guest.
+    /// The thread that is in KVM_RUN, or null. Written under the mutex, read under RCU, which keeps a task's memory.
+    runner: AtomicPtr<bindings::task_struct>,
+    /// Where that thread sleeps.
     #[pin]
-    kick: Opaque<bindings::call_single_data_t>,
-    /// Where its thread sleeps.
-    #[pin]
-    waiters: Opaque<bindings::wait_queue_head_t>,
+    sleeper: Opaque<bindings::rcuwait>,
     #[pin]
     pub(crate) power: SpinLock<Power>,
     #[pin]
@@ -278,28 +280,13 @@ impl Vcpu {
             pin_init!(Self {
                 id,
                 index,
-                requests: AtomicU64::new(0),
+                mpidr: AtomicU64::new(0),
+                irq_lines: AtomicU64::new(0),
+                requests: AtomicU32::new(0),
                 mode: AtomicU8::new(mode::OUTSIDE),
-                cpu: AtomicU32::new(u32::MAX),
-                kick <- Opaque::ffi_init(|place: *mut bindings::call_single_data_t| {
-                    // SAFETY: `place` is valid for writes; zeroes are a call that is not queued.
-                    unsafe {
-                        place.write(bindings::call_single_data_t {
-                            func: Some(kicked),
-                            ..Default::default()
-                        })
-                    }
-                }),
-                waiters <- Opaque::ffi_init(|place| {
-                    // SAFETY: `place` is valid for writes; name and class live for ever.
-                    unsafe {
-                        bindings::__init_waitqueue_head(
-                            place,
-                            c"eltwo_vcpu".as_char_ptr(),
-                            kernel::static_lock_class!().as_ptr(),
-                        )
-                    }
-                }),
+                runner: AtomicPtr::new(ptr::null_mut()),
+                // Nobody sleeps.
+                sleeper: Opaque::zeroed(),
                 power <- new_spinlock!(Power { state: PowerState::On, reset: None }),
                 state <- new_mutex!(VcpuState {
                     initialized: false,
@@ -377,35 +364,32 @@ impl Vcpu {
     }
 
     /// From here on a kick sends an IPI. Interrupts are masked; requests and signals are looked at after this.
-    pub(super) fn enter_mode(&self, cpu: u32) {
-        self.cpu.store(cpu, Ordering::Relaxed);
-        self.mode.store(mode::GUEST, Ordering::Relaxed);
+    #[inline]
+    pub(super) fn enter_mode(&self) {
+        // Release: who sees `GUEST` sees `runner` too.
+        self.mode.store(mode::GUEST, Ordering::Release);
         // Pairs with the fence in `kick`: either that side sees `GUEST`, or this side sees the request.
         fence(Ordering::SeqCst);
     }
 
     /// Undoes [`Self::enter_mode`].
+    #[inline]
     pub(super) fn leave_mode(&self) {
         self.mode.store(mode::OUTSIDE, Ordering::Release);
     }
 
-    /// Wakes its thread if that sleeps in KVM_RUN. From any context.
-    pub(crate) fn wake(&self) {
-        // SAFETY: The queue is initialised. Any number of waiters in any state of sleep.
-        unsafe {
-            bindings::__wake_up(
-                self.waiters.get(),
-                bindings::TASK_INTERRUPTIBLE | bindings::TASK_UNINTERRUPTIBLE,
-                1,
-                ptr::null_mut(),
-            )
-        };
+    /// Wakes its thread if that sleeps in KVM_RUN, and tells whether it did. From any context.
+    pub(crate) fn wake(&self) -> bool {
+        // SAFETY: The structure is initialised, and lives as long as `self`.
+        unsafe { bindings::rcuwait_wake_up(self.sleeper.get()) != 0 }
     }
 
     /// Makes its thread look at requests soon: wakes it if it sleeps, gets it out of the guest if it is there. From any
     /// context, on any CPU.
     pub(crate) fn kick(&self) {
-        self.wake();
+        if self.wake() {
+            return;
+        }
         // Pairs with the fence in `enter_mode`.
         fence(Ordering::SeqCst);
         let was_inside = self.mode.compare_exchange(
@@ -417,65 +401,39 @@ impl Vcpu {
         if was_inside.is_err() {
             return;
         }
-        // It cannot move to another CPU without leaving the guest first, so the IPI may be late but not lost. On this very
-        // CPU the guest has been left already: this code runs.
-        let cpu = self.cpu.load(Ordering::Relaxed);
-        // SAFETY: `kick` is initialised, pinned, and outlives the call (`drop`). EBUSY means that it is queued already, for
-        // a CPU that has not left the guest yet.
-        unsafe { bindings::smp_call_function_single_async(cpu as c_int, self.kick.get()) };
+        let _rcu = rcu::read_lock();
+        let runner = self.runner.load(Ordering::Relaxed);
+        if !runner.is_null() {
+            // It sends the reschedule IPI to the CPU that the task runs on, if that is another one. Should the task leave
+            // that CPU meanwhile, it leaves the guest to do so, and sees the request before it enters again.
+            // SAFETY: A task that was in KVM_RUN inside this RCU section is not freed before its end.
+            unsafe { bindings::kick_process(runner) };
+        }
     }
 
-    /// Sleeps until `ready` holds after a wake-up, or a signal is pending.
+    /// Sleeps until `ready` holds after a wake-up, or a signal is pending. The caller has the mutex.
     pub(super) fn sleep_until(&self, mut ready: impl FnMut() -> bool) {
-        let mut entry = bindings::wait_queue_entry::default();
-        // SAFETY: The entry lives on this stack until `finish_wait`.
-        unsafe { bindings::init_wait(&mut entry) };
+        let task = el1::current_task();
+        // SAFETY: The kernel's own field for what is being waited for; whoever has the mutex is its only writer, and
+        // `rcuwait_wake_up` reads it by a single load.
+        let place = unsafe { AtomicPtr::from_ptr(&raw mut (*self.sleeper.get()).task) };
+        place.store(task, Ordering::Release);
+        // SAFETY: The current task is alive; its state is an aligned `u32` that a waker changes too.
+        let state = unsafe { AtomicU32::from_ptr(&raw mut (*task).__state) };
         loop {
-            // SAFETY: Both are initialised. The state is set before `ready` looks, so a wake-up after that is not lost.
-            unsafe {
-                bindings::prepare_to_wait(
-                    self.waiters.get(),
-                    &mut entry,
-                    bindings::TASK_INTERRUPTIBLE as c_int,
-                )
-            };
+            state.store(bindings::TASK_INTERRUPTIBLE, Ordering::Relaxed);
+            // As `set_current_state`: the state, then what is waited for. Pairs with the barrier of `rcuwait_wake_up`.
+            fence(Ordering::SeqCst);
             if ready() || signal_pending() {
                 break;
             }
             // SAFETY: Process context, with no spinlock held.
             unsafe { bindings::schedule() };
         }
-        // SAFETY: As above.
-        unsafe { bindings::finish_wait(self.waiters.get(), &mut entry) };
+        // SAFETY: It clears the task, and sets its state to running.
+        unsafe { bindings::finish_rcuwait(self.sleeper.get()) };
     }
 }
-
-#[pinned_drop]
-impl PinnedDrop for Vcpu {
-    fn drop(self: Pin<&mut Self>) {
-        let flags = self.kick.get();
-        // An IPI that was sent may still be on its way to a CPU that has left the guest by itself.
-        // SAFETY: The call is initialised; the CPU that it is queued for clears the flag, the last thing that it does.
-        while unsafe { queued(flags) } {
-            core::hint::spin_loop();
-        }
-    }
-}
-
-/// CSD_FLAG_LOCK of `include/linux/smp_types.h`: the call is queued.
-const CSD_FLAG_LOCK: u32 = 1;
-
-/// # Safety
-///
-/// `call` is initialised.
-unsafe fn queued(call: *mut bindings::call_single_data_t) -> bool {
-    // SAFETY: By the contract. The flags are an aligned `u32` that other CPUs change.
-    let flags = unsafe { AtomicU32::from_ptr(&raw mut (*call).node.__bindgen_anon_1.u_flags) };
-    flags.load(Ordering::Acquire) & CSD_FLAG_LOCK != 0
-}
-
-/// Hard interrupt context: the interrupt itself was all that was wanted.
-extern "C" fn kicked(_info: *mut c_void) {}
 
 /// Whether the current thread has a signal to take.
 pub(super) fn signal_pending() -> bool {
@@ -489,7 +447,24 @@ pub(crate) struct Active<'a> {
     guard: Guard<'a, VcpuState, MutexBackend>,
 }
 
-impl Active<'_> {
+/// KVM_RUN is under way for as long as this lives.
+pub(super) struct Running<'a>(&'a Vcpu);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.runner.store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+impl<'a> Active<'a> {
+    /// From here on the current thread is the one to kick.
+    pub(super) fn start_running(&self) -> Running<'a> {
+        self.vcpu
+            .runner
+            .store(el1::current_task(), Ordering::Relaxed);
+        Running(self.vcpu)
+    }
+
     fn context_ptr(&self) -> *mut VcpuContext {
         self.vcpu
             .context
