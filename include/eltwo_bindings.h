@@ -18,9 +18,12 @@
 //! type syscore(_ops)?
 
 /* The linear map. bindgen evaluates an initialiser, and no value above LONG_MAX, so the address is signed here. */
+#include <linux/mm_types.h>
 #include <asm/memory.h>
 //! var ELTWO_PAGE_OFFSET
 static const long ELTWO_PAGE_OFFSET = (long)PAGE_OFFSET;
+//! var ELTWO_VMEMMAP_START
+static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 
 /* The KVM uAPI: structures and constants. Ioctl numbers are expressions; they are made with kernel::ioctl. */
 #include <uapi/linux/kvm.h>

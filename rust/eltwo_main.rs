@@ -17,6 +17,7 @@ use host::{
         self,
         Step, //
     },
+    kvm::device::Device,
     probe,
     service::Service, //
 };
@@ -75,6 +76,8 @@ module! {
 
 /// A loaded module. The order of the fields is the order of unloading.
 struct Eltwo {
+    /// No VM is left, and none comes any more.
+    _device: Device,
     /// No new calls from user space.
     _files: Directory,
     _active: Active,
@@ -134,8 +137,10 @@ impl kernel::Module for Eltwo {
         let active = Active::new()?;
         inject::check(Step::Debugfs)?;
         let files = Directory::new(active.service.clone())?;
+        let device = Device::new(active.service.clone())?;
         active.service.announce();
         Ok(Self {
+            _device: device,
             _files: files,
             _active: active,
         })

@@ -136,6 +136,26 @@ impl CacheGeometry {
         }
     }
 
+    /// Cleans and invalidates `len_bytes` bytes at `start` to the PoC, so that a guest that has its caches off finds what the host
+    /// has written. `twice` for an erratum (Linux: `ARM64_WORKAROUND_4311569`).
+    ///
+    /// # Safety
+    ///
+    /// The range is mapped as Normal memory in the kernel's linear map.
+    pub(crate) unsafe fn clean_for_guest(self, start: *const u8, len_bytes: usize, twice: bool) {
+        let end = start as usize + len_bytes;
+        for _ in 0..=u8::from(twice) {
+            let mut line = start as usize & !(self.line_bytes - 1);
+            while line < end {
+                // SAFETY: The line is mapped by the contract of this function. Maintenance by VA loses no data.
+                unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
+                line += self.line_bytes;
+            }
+            // SAFETY: A barrier has no precondition. SY, because the guest's accesses may be Device.
+            unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+        }
+    }
+
     /// Cleans and invalidates `len_bytes` bytes at `start` to the PoC, so that EL2 finds them with the MMU off, and no
     /// line of ours can be written back over them later.
     ///
@@ -169,6 +189,12 @@ impl CacheGeometry {
 pub(crate) fn publish_tables() {
     // SAFETY: A barrier has no precondition.
     unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// Orders all stores of this CPU before its later loads, and before walks that see what those loads see.
+pub(crate) fn dsb_ish() {
+    // SAFETY: A barrier has no precondition.
+    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
 }
 
 /// Whether this CPU runs its kernel at EL1.

@@ -20,4 +20,6 @@ pub mod pool;
 pub mod pool_tables;
 pub mod regs;
 pub mod shared;
+pub mod slots;
 pub mod sync;
+pub mod vmid;

@@ -3,18 +3,27 @@
 //! Host: KVM: virtual machines by the KVM uAPI.
 #![allow(dead_code, reason = "being put together")]
 
+pub(crate) mod caps;
 pub(crate) mod config;
 pub(crate) mod device;
+pub(crate) mod dirty;
 pub(crate) mod events;
 pub(crate) mod exit;
+pub(crate) mod fault;
+pub(crate) mod memory;
 pub(crate) mod mmio;
+pub(crate) mod notifier;
 pub(crate) mod psci;
 pub(crate) mod regs;
 pub(crate) mod run;
 pub(crate) mod slots;
 pub(crate) mod smccc;
 pub(crate) mod stage2;
+pub(crate) mod stage2_memory;
 pub(crate) mod sysreg;
+pub(crate) mod system;
+pub(crate) mod user_pages;
 pub(crate) mod vcpu;
 pub(crate) mod vcpu_file;
 pub(crate) mod vm;
+pub(crate) mod vm_file;

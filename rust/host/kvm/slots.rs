@@ -1,3 +1,203 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Host: memory slots. (Owner: G2; being written.)
+//! Host: memory slots: which part of a guest's memory is which part of its maker's.
+//!
+//! A [`Slot`] never changes, but for its log of dirty pages; a change of a slot puts another one in its place. All slots
+//! are kept twice: by number, under the mutex that the ioctls take, and by address, under the lock of stage 2, where faults and
+//! notifiers look them up. A fault takes a reference and looks, when it maps, whether the slots are still the same: that is
+//! cheaper than to keep changes waiting, and a change is complete when the lock is released. No reader is waited for.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+use super::dirty::DirtyLog;
+use crate::{
+    bindings,
+    common::slots::{
+        GfnRange,
+        Place, //
+    },
+};
+
+/// Number of slots that user space can have, as KVM_CAP_NR_MEMSLOTS says.
+pub(super) const SLOTS_MAX: u32 = 32767;
+
+/// See the module.
+pub(crate) struct Slot {
+    /// The number that user space gave it.
+    pub(super) id: u16,
+    /// Where it is, in the guest and in its maker's address space.
+    pub(super) place: Place,
+    /// `KVM_MEM_*`.
+    pub(super) flags: u32,
+    /// There if `KVM_MEM_LOG_DIRTY_PAGES` is.
+    pub(super) dirty: Option<Arc<DirtyLog>>,
+}
+
+impl Slot {
+    /// The guest's pages.
+    pub(super) fn gfns(&self) -> GfnRange {
+        self.place.gfns
+    }
+
+    /// Whether the guest may not write.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.flags & bindings::KVM_MEM_READONLY != 0
+    }
+}
+
+/// All slots by address. Under the lock of stage 2.
+pub(super) struct SlotMap {
+    // INVARIANT: ascending by address, without overlaps.
+    sorted: KVVec<Arc<Slot>>,
+    /// Changes with every change.
+    generation: u64,
+}
+
+impl SlotMap {
+    pub(super) const fn new() -> Self {
+        Self {
+            sorted: KVVec::new(),
+            generation: 0,
+        }
+    }
+
+    /// A number that is never the same again after a change.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The slot that has the page `gfn`.
+    pub(super) fn find(&self, gfn: u64) -> Option<&Arc<Slot>> {
+        let place = self.sorted.partition_point(|slot| slot.gfns().first() <= gfn);
+        let slot = self.sorted.get(place.checked_sub(1)?)?;
+        slot.gfns().contains(gfn).then_some(slot)
+    }
+
+    /// The slots that have memory between the user addresses `start` and `end`, and which of their pages that is.
+    pub(super) fn in_user_range(
+        &self,
+        start: u64,
+        end: u64,
+    ) -> impl Iterator<Item = (&Arc<Slot>, GfnRange)> {
+        self.sorted
+            .iter()
+            .filter_map(move |slot| Some((slot, slot.place.gfns_of(start, end)?)))
+    }
+
+    /// Whether a slot other than number `id` has a page of `gfns`.
+    pub(super) fn is_taken(&self, gfns: GfnRange, id: u16) -> bool {
+        let first = self.sorted.partition_point(|slot| !slot.gfns().ends_after(gfns.first()));
+        self.sorted
+            .iter()
+            .skip(first)
+            .take_while(|slot| slot.gfns().overlaps(&gfns))
+            .any(|slot| slot.id != id)
+    }
+
+    /// Whether one more slot needs room first, and for how many there should be room then.
+    pub(super) fn wants_room(&self) -> Option<usize> {
+        (self.sorted.len() == self.sorted.capacity())
+            .then(|| (self.sorted.len() * 2).clamp(8, SLOTS_MAX as usize))
+    }
+
+    /// Moves everything over to `room`, which is empty and larger, and returns what was there.
+    pub(super) fn give_room(&mut self, mut room: KVVec<Arc<Slot>>) -> KVVec<Arc<Slot>> {
+        for slot in self.sorted.drain_all() {
+            // There is room, so nothing is dropped.
+            let _ = room.push_within_capacity(slot);
+        }
+        core::mem::replace(&mut self.sorted, room)
+    }
+
+    /// Adds a slot, whose pages are free.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there is no room.
+    pub(super) fn insert(&mut self, slot: Arc<Slot>) -> Result {
+        let place = self
+            .sorted
+            .partition_point(|other| other.gfns().first() < slot.gfns().first());
+        self.sorted
+            .insert_within_capacity(place, slot)
+            .map_err(|_| ENOMEM)?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Removes the slot that begins where `slot` does.
+    pub(super) fn remove(&mut self, slot: &Slot) -> Option<Arc<Slot>> {
+        let place = self.place_of(slot)?;
+        self.generation += 1;
+        self.sorted.remove(place).ok()
+    }
+
+    /// Puts `new` in the place of `old`, which has the same pages.
+    pub(super) fn replace(&mut self, old: &Slot, new: Arc<Slot>) -> Option<Arc<Slot>> {
+        let place = self.place_of(old)?;
+        self.generation += 1;
+        let entry = self.sorted.get_mut(place)?;
+        Some(core::mem::replace(entry, new))
+    }
+
+    fn place_of(&self, slot: &Slot) -> Option<usize> {
+        self.sorted
+            .binary_search_by_key(&slot.gfns().first(), |other| other.gfns().first())
+            .ok()
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.sorted.iter()
+    }
+}
+
+/// All slots by number. Under the mutex of the ioctls.
+pub(super) struct SlotTable {
+    by_id: KVVec<Option<Arc<Slot>>>,
+    /// How many there are.
+    count: u32,
+}
+
+impl SlotTable {
+    pub(super) const fn new() -> Self {
+        Self {
+            by_id: KVVec::new(),
+            count: 0,
+        }
+    }
+
+    /// The slot with this number.
+    pub(super) fn get(&self, id: u16) -> Option<&Arc<Slot>> {
+        self.by_id.get(usize::from(id))?.as_ref()
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Makes room for number `id`, so that [`Self::set`] of it cannot fail.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn reserve(&mut self, id: u16) -> Result {
+        while self.by_id.len() <= usize::from(id) {
+            self.by_id.push(None, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Sets or clears number `id`, for which there is room.
+    pub(super) fn set(&mut self, id: u16, slot: Option<Arc<Slot>>) {
+        if let Some(entry) = self.by_id.get_mut(usize::from(id)) {
+            self.count += u32::from(slot.is_some());
+            self.count -= u32::from(entry.is_some());
+            *entry = slot;
+        }
+    }
+}

@@ -1,3 +1,549 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Host: stage 2 of a VM. (Owner: G2; being written.)
+//! Host: the stage 2 of a VM.
+//!
+//! The host edits the tables, which are kernel memory, at EL1; EL2 only invalidates TLBs, by calls. Everything is under one
+//! spinlock: the tables, the slots by address, and the number that tells a fault whether what it has found out without
+//! the lock still holds. Notifiers take it too, from contexts that must not sleep, so nothing sleeps under it; table pages
+//! come from a reserve that is filled before. Long ranges are done piece by piece, with the lock released in between.
+//!
+//! Source: behaviour as `arch/arm64/kvm/mmu.c` of Linux.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{
+        lock::{
+            spinlock::SpinLockBackend,
+            Guard, //
+        },
+        Arc,
+        SpinLock, //
+    },
+};
+
+use super::{
+    slots::{
+        Slot,
+        SlotMap, //
+    },
+    stage2_memory::{
+        KernelTables,
+        Reserve, //
+    },
+    system::System,
+};
+use crate::{
+    arch::el1,
+    common::{
+        abi::Call,
+        addr::{
+            AddrRange,
+            Ipa,
+            PhysAddr, //
+        },
+        guest::stale_to_x4,
+        pgtable::{
+            self,
+            Blocks,
+            Env,
+            Geometry,
+            GuestAttrs,
+            Level,
+            Maintenance,
+            PageTable,
+            Stage2 as Format,
+            Stale, //
+        },
+        slots::GfnRange,
+    },
+};
+
+/// Pages that are unmapped, or changed, before the lock is released for a moment.
+const PIECE_PAGES: u64 = 8192;
+
+/// Runs of pages that are collected before they are changed.
+const RUNS: usize = 32;
+
+/// See the module.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Stage2 {
+    system: Arc<System>,
+    geometry: Geometry,
+    vtcr: u64,
+    /// VTTBR_EL2 with VMID 0.
+    vttbr: u64,
+    /// What [`System::enter_vmid`] keeps.
+    id: AtomicU64,
+    /// Granules that the tables take, the reserve not included.
+    table_pages: AtomicU64,
+    #[pin]
+    mmu: SpinLock<Mmu>,
+}
+
+/// What the lock protects.
+struct Mmu {
+    /// `Some` until dropped.
+    table: Option<PageTable<Format>>,
+    reserve: Reserve,
+    slots: SlotMap,
+    /// Invalidations by the kernel that have begun and not ended.
+    invalidations: u32,
+    /// Changes when an invalidation has ended, and when the slots have changed.
+    sequence: u64,
+}
+
+impl Stage2 {
+    /// An empty one, with IPAs of `ipa_bits` bits (0: the default).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for the size, `ENOMEM`.
+    pub(super) fn new(system: Arc<System>, ipa_bits: u32) -> Result<impl PinInit<Self, Error>> {
+        let geometry = system.geometry(ipa_bits)?;
+        let vtcr = system.vtcr(&geometry)?;
+        let table_pages = AtomicU64::new(0);
+        let memory = KernelTables::sleeping(&table_pages);
+        let table = PageTable::create(system.format, geometry, &memory).map_err(to_errno)?;
+        let vttbr = geometry.vttbr(table.root(), 0).ok_or(EFAULT)?;
+        Ok(try_pin_init!(Self {
+            system,
+            geometry,
+            vtcr,
+            vttbr,
+            id: AtomicU64::new(0),
+            table_pages,
+            mmu <- new_spinlock!(Mmu {
+                table: Some(table),
+                reserve: Reserve::new(),
+                slots: SlotMap::new(),
+                invalidations: 0,
+                sequence: 0,
+            }),
+        }? Error))
+    }
+
+    /// What all VMs have in common.
+    pub(super) fn system(&self) -> &Arc<System> {
+        &self.system
+    }
+
+    /// The shape of the tables.
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// VTCR_EL2.
+    pub(super) fn vtcr(&self) -> u64 {
+        self.vtcr
+    }
+
+    /// VTTBR_EL2 for an entry on `cpu`, where this runs with interrupts masked.
+    #[inline]
+    pub(super) fn enter(&self, cpu: u32) -> u64 {
+        self.vttbr | u64::from(self.system.enter_vmid(&self.id, cpu)) << 48
+    }
+
+    /// Granules that the tables take.
+    pub(super) fn table_pages(&self) -> u64 {
+        self.table_pages.load(Ordering::Relaxed)
+    }
+
+    /// Takes the lock.
+    pub(super) fn lock(&self) -> Locked<'_> {
+        Locked {
+            stage2: self,
+            mmu: self.mmu.lock(),
+        }
+    }
+
+    /// Unmaps `gfns`, piece by piece.
+    pub(super) fn unmap(&self, gfns: GfnRange) {
+        for piece in pieces(gfns) {
+            self.lock().unmap(piece);
+        }
+    }
+
+    /// Makes what is mapped of `gfns` read-only, piece by piece.
+    pub(super) fn write_protect(&self, gfns: GfnRange) {
+        for piece in pieces(gfns) {
+            self.lock().write_protect(piece);
+        }
+    }
+
+    /// The bytes of `gfns`.
+    fn range(&self, gfns: GfnRange) -> Option<AddrRange<Ipa>> {
+        let granule = self.geometry.granule();
+        AddrRange::new(Ipa::new(granule.times(gfns.first())?)?, granule.times(gfns.count())?)
+    }
+
+    /// The pages of `range`.
+    fn gfns(&self, range: AddrRange<Ipa>) -> Option<GfnRange> {
+        let shift = self.geometry.granule().shift();
+        GfnRange::new(range.first().raw() >> shift, range.size_bytes() >> shift)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Stage2 {
+    fn drop(self: Pin<&mut Self>) {
+        // No vCPU is left, so no CPU has the VTTBR; what TLBs have cached goes before the tables do.
+        if let Some(vmid) = self.system.vmid(&self.id) {
+            let vttbr = self.vttbr | u64::from(vmid) << 48;
+            self.system.invalidate(Call::TlbVmid, [vttbr, 0, 0, 0]);
+            self.system.release_vmid(&self.id);
+        }
+        let mut mmu = self.mmu.lock();
+        let memory = KernelTables::sleeping(&self.table_pages);
+        let destroyed = mmu.table.take().map(|table| table.destroy(&memory));
+        drop(mmu);
+        if let Some(Err(error)) = destroyed {
+            pr_err!("stage 2: {}; some of its tables are not freed\n", format_args!("{error}"));
+        }
+    }
+}
+
+/// Keeps the TLBs in step, by calls of EL2.
+struct GuestTlbs<'a>(&'a Stage2);
+
+impl Maintenance<Ipa> for GuestTlbs<'_> {
+    fn publish(&self) {
+        el1::publish_tables();
+    }
+
+    fn invalidate(&self, range: AddrRange<Ipa>, stale: Stale) {
+        // The stores to the tables come before the load of the id. Pairs with the barrier of `System::renew_vmid`: a VM that has
+        // no VMID yet walks the tables after them.
+        el1::dsb_ish();
+        if let Some(vmid) = self.0.system.vmid(&self.0.id) {
+            let vttbr = self.0.vttbr | u64::from(vmid) << 48;
+            self.0.system.invalidate(
+                Call::TlbIpa,
+                [
+                    vttbr,
+                    range.first().raw(),
+                    range.size_bytes(),
+                    stale_to_x4(stale),
+                ],
+            );
+        }
+    }
+}
+
+/// What a fault found, to be mapped.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    /// The guest's pages, one page or one block.
+    pub(super) gfns: GfnRange,
+    /// Where they are.
+    pub(super) pa: PhysAddr,
+    /// What the guest may do.
+    pub(super) attrs: GuestAttrs,
+}
+
+/// The lock, held.
+pub(super) struct Locked<'a> {
+    stage2: &'a Stage2,
+    mmu: Guard<'a, Mmu, SpinLockBackend>,
+}
+
+impl Locked<'_> {
+    /// The slots by address.
+    pub(super) fn slots(&self) -> &SlotMap {
+        &self.mmu.slots
+    }
+
+    /// Changes the slots. What faults have found out without the lock no longer holds.
+    pub(super) fn change_slots<T>(&mut self, change: impl FnOnce(&mut SlotMap) -> T) -> T {
+        self.mmu.sequence += 1;
+        change(&mut self.mmu.slots)
+    }
+
+    /// The slot that has page `gfn`, and a number for [`Self::is_stale`].
+    pub(super) fn find(&self, gfn: u64) -> Option<(Arc<Slot>, u64)> {
+        Some((self.mmu.slots.find(gfn)?.clone(), self.mmu.sequence))
+    }
+
+    /// Whether what was found out since [`Self::find`] gave `sequence` may not hold any more.
+    pub(super) fn is_stale(&self, sequence: u64) -> bool {
+        self.mmu.invalidations != 0 || self.mmu.sequence != sequence
+    }
+
+    /// The kernel begins to change user memory.
+    pub(super) fn begin_invalidation(&mut self) {
+        self.mmu.invalidations += 1;
+    }
+
+    /// The kernel has changed it.
+    pub(super) fn end_invalidation(&mut self) {
+        self.mmu.invalidations = self.mmu.invalidations.saturating_sub(1);
+        self.mmu.sequence += 1;
+    }
+
+    /// The tables, and what it takes to work on them.
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut PageTable<Format>, &Env<'_, KernelTables<'_>, GuestTlbs<'_>>) -> T,
+    ) -> Option<T> {
+        let mmu = &mut *self.mmu;
+        let memory = KernelTables::reserved(&mut mmu.reserve, &self.stage2.table_pages);
+        let tlb = GuestTlbs(self.stage2);
+        Some(work(mmu.table.as_mut()?, &Env::new(&memory, &tlb)))
+    }
+
+    /// Gives the reserve what `pages` has.
+    pub(super) fn refill(&mut self, pages: Reserve) {
+        self.mmu.reserve.add(pages);
+    }
+
+    /// Unmaps `gfns`, at most a piece. Blocks that extend beyond go whole: what is missing afterwards faults in again, while
+    /// a split would need memory.
+    pub(super) fn unmap(&mut self, gfns: GfnRange) {
+        let Some(range) = self.stage2.range(gfns) else {
+            return;
+        };
+        let result = self.with(|table, env| {
+            let mut whole = range;
+            for end in [range.first(), range.last()] {
+                if let Some(leaf) = table.lookup(env.memory, end)? {
+                    let first = whole.first().min(leaf.range.first());
+                    let last = whole.last().max(leaf.range.last());
+                    whole = AddrRange::from_bounds(first, last).ok_or(pgtable::Error::InputRange)?;
+                }
+            }
+            table.unmap(env, whole)
+        });
+        report(result);
+    }
+
+    /// Makes what is mapped of `gfns`, at most a piece, read-only.
+    pub(super) fn write_protect(&mut self, gfns: GfnRange) {
+        let read_only = |attrs| GuestAttrs { write: false, ..attrs };
+        self.change(gfns, |attrs| attrs.write, read_only);
+    }
+
+    /// Clears the access flag of what is mapped of `gfns`, and returns whether any was set.
+    pub(super) fn age(&mut self, gfns: GfnRange) -> bool {
+        let old = |attrs| GuestAttrs { accessed: false, ..attrs };
+        pieces(gfns).fold(false, |young, piece| {
+            self.change(piece, |attrs| attrs.accessed, old) || young
+        })
+    }
+
+    /// Whether the access flag of anything mapped of `gfns` is set.
+    pub(super) fn is_young(&mut self, gfns: GfnRange) -> bool {
+        let Some(range) = self.stage2.range(gfns) else {
+            return false;
+        };
+        let mut young = false;
+        let result = self.with(|table, env| {
+            table.visit(env.memory, range, |leaf| young |= leaf.attrs.accessed)
+        });
+        report(result);
+        young
+    }
+
+    /// Changes all leaves that have pages of `gfns` and that `wanted` holds for; blocks that extend beyond are changed whole.
+    /// Returns whether there were any.
+    fn change(
+        &mut self,
+        gfns: GfnRange,
+        wanted: impl Fn(GuestAttrs) -> bool,
+        new: impl Fn(GuestAttrs) -> GuestAttrs,
+    ) -> bool {
+        let Some(range) = self.stage2.range(gfns) else {
+            return false;
+        };
+        let mut any = false;
+        let result = self.with(|table, env| {
+            let mut rest = Some(range);
+            while let Some(part) = rest {
+                let mut runs = Runs::new();
+                table.visit(env.memory, part, |leaf| {
+                    if wanted(leaf.attrs) {
+                        runs.add(leaf.range);
+                    }
+                })?;
+                for run in runs.found() {
+                    any = true;
+                    table.protect(env, *run, |attrs| {
+                        Some(if wanted(attrs) { new(attrs) } else { attrs })
+                    })?;
+                }
+                rest = runs.rest.and_then(|first| AddrRange::from_bounds(first, range.last()));
+            }
+            Ok(())
+        });
+        report(result);
+        any
+    }
+
+    /// Sets the access flag of the leaf that has page `gfn`.
+    pub(super) fn mark_young(&mut self, gfn: u64) {
+        if let Some(gfns) = GfnRange::new(gfn, 1) {
+            let young = |attrs| GuestAttrs { accessed: true, ..attrs };
+            self.change(gfns, |attrs| !attrs.accessed, young);
+        }
+    }
+
+    /// Maps `target`. What is mapped there already, to the same memory, keeps its permissions and gets those of `target` in
+    /// addition.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the reserve is empty: the caller gives it some and tries again.
+    pub(super) fn map(&mut self, target: &Target) -> Result {
+        let range = self.stage2.range(target.gfns).ok_or(EFAULT)?;
+        self.with(|table, env| map(table, env, range, target))
+            .ok_or(EIO)?
+            .map_err(to_errno)
+    }
+
+    /// Calls `leaf` for all that is mapped, leaves that continue each other together.
+    pub(super) fn runs(&mut self, run: impl FnMut(pgtable::Mapping<Format>)) {
+        let result = self.with(|table, env| table.runs(env.memory, run));
+        report(result);
+    }
+
+    /// The memory that is mapped in `gfns`, as (first byte, bytes).
+    pub(super) fn mapped(&mut self, gfns: GfnRange, mut found: impl FnMut(PhysAddr, u64)) {
+        let Some(range) = self.stage2.range(gfns) else {
+            return;
+        };
+        let result = self.with(|table, env| {
+            table.visit(env.memory, range, |leaf| {
+                if leaf.attrs.memory == pgtable::GuestMemory::Normal {
+                    found(leaf.pa, leaf.range.size_bytes());
+                }
+            })
+        });
+        report(result);
+    }
+
+    /// The pages of what `range` covers.
+    pub(super) fn gfns(&self, range: AddrRange<Ipa>) -> Option<GfnRange> {
+        self.stage2.gfns(range)
+    }
+}
+
+/// See [`Locked::map`].
+fn map(
+    table: &mut PageTable<Format>,
+    env: &Env<'_, KernelTables<'_>, GuestTlbs<'_>>,
+    range: AddrRange<Ipa>,
+    target: &Target,
+) -> Result<(), pgtable::Error> {
+    let one_page = target.gfns.count() == 1;
+    let blocks = if one_page {
+        Blocks::PagesOnly
+    } else {
+        Blocks::Allowed
+    };
+    // Under the exclusive lock it finds the same as `map` would, with one walk.
+    match table.map_concurrent(env, range, target.pa, target.attrs, blocks) {
+        Err(pgtable::Error::BreakBeforeMake) => {}
+        result => return result,
+    }
+    let merge = |old: GuestAttrs| {
+        Some(GuestAttrs {
+            write: old.write || target.attrs.write,
+            execute: if old.execute == pgtable::GuestExecute::All {
+                old.execute
+            } else {
+                target.attrs.execute
+            },
+            accessed: true,
+            ..old
+        })
+    };
+    match table.lookup(env.memory, range.first())? {
+        Some(leaf) if leaf.translate(range.first()) == Some(target.pa) => {
+            if leaf.range == range {
+                return table.protect(env, range, merge);
+            }
+            if leaf.range.contains_range(&range) {
+                // A block of which single pages are to be logged.
+                table.split(env, range, Level::L3)?;
+                return table.protect(env, range, merge);
+            }
+        }
+        _ => {}
+    }
+    // Pages where a block is to be, or something else altogether.
+    table.unmap(env, range)?;
+    table.map(env, range, target.pa, target.attrs, blocks)
+}
+
+/// Ranges of leaves, neighbours taken together, as many as there is room for.
+struct Runs {
+    ranges: [Option<AddrRange<Ipa>>; RUNS],
+    count: usize,
+    /// The first one that there was no room for.
+    rest: Option<Ipa>,
+}
+
+impl Runs {
+    const fn new() -> Self {
+        Self {
+            ranges: [None; RUNS],
+            count: 0,
+            rest: None,
+        }
+    }
+
+    fn add(&mut self, range: AddrRange<Ipa>) {
+        if self.rest.is_some() {
+            return;
+        }
+        if let Some(last) = self.count.checked_sub(1).and_then(|last| self.ranges.get_mut(last)) {
+            let joined = last
+                .filter(|last| last.end() == Some(range.first()))
+                .and_then(|last| AddrRange::from_bounds(last.first(), range.last()));
+            if joined.is_some() {
+                *last = joined;
+                return;
+            }
+        }
+        match self.ranges.get_mut(self.count) {
+            Some(place) => {
+                *place = Some(range);
+                self.count += 1;
+            }
+            None => self.rest = Some(range.first()),
+        }
+    }
+
+    fn found(&self) -> impl Iterator<Item = &AddrRange<Ipa>> {
+        self.ranges.iter().flatten()
+    }
+}
+
+/// `gfns` in pieces, each aligned to its size but for the ends.
+pub(super) fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
+    let mut next = gfns.first();
+    core::iter::from_fn(move || {
+        let end = ((next / PIECE_PAGES + 1) * PIECE_PAGES).min(gfns.end());
+        let piece = GfnRange::new(next, end.checked_sub(next)?)?;
+        next = end;
+        Some(piece)
+    })
+}
+
+/// Tells of an error that there is no remedy for: tables are as only we write them.
+fn report<T>(result: Option<Result<T, pgtable::Error>>) {
+    if let Some(Err(error)) = result {
+        pr_err!("stage 2: {}; please report this\n", format_args!("{error}"));
+    }
+}
+
+fn to_errno(error: pgtable::Error) -> Error {
+    match error {
+        pgtable::Error::NoMemory => ENOMEM,
+        _ => EFAULT,
+    }
+}

@@ -1,33 +1,68 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Host: one VM. (Owner: G2; being written. What stands here is what the vCPUs call.)
+//! Host: one VM.
+//!
+//! A [`Vm`] is held by its file and by the files of its vCPUs. When the last of them is closed, in the context of whoever
+//! closes it, everything goes: the vCPUs, the notifier (after calls under way), the tables.
+//!
+//! Locks, outermost first: a vCPU's mutex; the mutex of the slots, or that of the list of vCPUs; the lock of stage 2.
+//!
+//! Source: `Documentation/virt/kvm/api.rst` of Linux; behaviour as `virt/kvm/kvm_main.c` and `arch/arm64/kvm/arm.c`.
+
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicU64,
+    Ordering, //
+};
 
 use kernel::{
     ffi::{
         c_int,
         c_ulong, //
     },
+    new_mutex,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        Mutex, //
+    },
 };
 
 use super::{
+    notifier::Notifier,
     run::LastRan,
+    slots::SlotTable,
+    stage2::Stage2,
+    system::System,
     vcpu::{
-        Active,
+        Request,
         Vcpu, //
     },
 };
 use crate::{
+    arch::el1,
     bindings,
-    host::service::Service, //
+    common::{
+        addr::Granule,
+        slots::GfnRange, //
+    },
+    host::{
+        linear,
+        service::Service, //
+    },
 };
+
+/// Most vCPUs of a VM; their numbers are below this too.
+pub(super) const VCPUS_MAX: u32 = 512;
+
+/// KVM_VM_TYPE_ARM_IPA_SIZE_MASK: the part of the machine type that says how many bits an IPA has.
+const TYPE_IPA_SIZE: c_ulong = 0xff;
 
 /// What became of a stage-2 fault.
 pub(crate) enum Abort {
     /// Mapped: the guest tries again.
     Mapped,
-    /// No memory there.
+    /// No memory there, or none for this access.
     Mmio {
         /// Address, with the offset in the page.
         ipa: u64,
@@ -36,49 +71,212 @@ pub(crate) enum Abort {
     ToUser,
 }
 
-/// One VM.
+/// The vCPUs of a VM.
+struct Vcpus {
+    /// By index.
+    list: KVec<Arc<Vcpu>>,
+    /// How many there are, and are being made.
+    created: u32,
+}
+
+/// See the module. The fields are dropped in order.
+#[pin_data]
 pub(crate) struct Vm {
-    service: Arc<Service>,
-    last: LastRan,
-    vttbr: u64,
+    #[pin]
+    vcpus: Mutex<Vcpus>,
+    /// No more changes of stage 2 by the kernel.
+    notifier: Notifier,
+    stage2: Arc<Stage2>,
+    #[pin]
+    pub(super) slots: Mutex<SlotTable>,
+    /// `KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE` and the like, as KVM_ENABLE_CAP has set them.
+    pub(super) manual_protect: AtomicU64,
+    dead: AtomicBool,
+    last_ran: LastRan,
 }
 
 impl Vm {
+    /// A VM of the current process. `machine_type` is the argument of KVM_CREATE_VM.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for the type, `ENOMEM`, `EINTR`.
+    pub(super) fn new(system: &Arc<System>, machine_type: c_ulong) -> Result<Arc<Self>> {
+        if machine_type & !TYPE_IPA_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        let stage2 = Stage2::new(system.clone(), machine_type as u32)?;
+        let stage2 = Arc::pin_init(stage2, GFP_KERNEL_ACCOUNT)?;
+        let notifier = Notifier::new(stage2.clone())?;
+        let last_ran = LastRan::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
+                notifier,
+                stage2,
+                slots <- new_mutex!(SlotTable::new()),
+                manual_protect: AtomicU64::new(0),
+                dead: AtomicBool::new(false),
+                last_ran,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// What all VMs have in common.
+    pub(super) fn system(&self) -> &Arc<System> {
+        self.stage2.system()
+    }
+
     /// The loaded eltwo.
     pub(crate) fn service(&self) -> &Arc<Service> {
-        &self.service
+        &self.stage2.system().service
     }
-    /// `EIO` if the caller has another address space than the VM's maker, or the VM is dead.
+
+    /// Its stage 2.
+    pub(super) fn stage2(&self) -> &Arc<Stage2> {
+        &self.stage2
+    }
+
+    /// # Errors
+    ///
+    /// `EIO` if the current process is not the one that made the VM, or the VM is dead.
     pub(crate) fn check_mm(&self) -> Result {
+        // SAFETY: The current task is alive while it runs this.
+        let mm = unsafe { (*el1::current_task()).mm };
+        if mm != self.notifier.mm() || self.dead.load(Ordering::Relaxed) {
+            return Err(EIO);
+        }
         Ok(())
     }
-    /// Makes room for a vCPU, has it made, and has its file made.
+
+    /// The VM cannot go on: from now on every call answers `EIO`.
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+        self.for_each_vcpu(&mut |vcpu| {
+            vcpu.request(Request::VmDead);
+            vcpu.kick();
+        });
+    }
+
+    /// Adds a vCPU with number `id`: `make` makes it, of its number and index, and `then` its file. If that fails the vCPU is
+    /// as if it had never been.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if `id` is too large or there are too many, `EEXIST`, `ENOMEM`, and what the functions return.
     pub(crate) fn add_vcpu(
         &self,
-        _id: c_ulong,
+        id: c_ulong,
         make: impl FnOnce(u32, u32) -> Result<Arc<Vcpu>>,
         then: impl FnOnce(&Arc<Vcpu>) -> Result<c_int>,
     ) -> Result<c_int> {
-        then(&make(0, 0)?)
+        let id = u32::try_from(id).map_err(|_| EINVAL)?;
+        if id >= VCPUS_MAX {
+            return Err(EINVAL);
+        }
+        let mut vcpus = self.vcpus.lock();
+        if vcpus.created >= VCPUS_MAX {
+            return Err(EINVAL);
+        }
+        if vcpus.list.iter().any(|vcpu| vcpu.id() == id) {
+            return Err(EEXIST);
+        }
+        vcpus.list.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let vcpu = make(id, vcpus.list.len() as u32)?;
+        vcpus
+            .list
+            .push_within_capacity(vcpu.clone())
+            .map_err(|_| ENOMEM)?;
+        vcpus.created += 1;
+        // With the mutex held: whoever gets the file waits until the vCPU is complete, as seen by the others.
+        then(&vcpu).inspect_err(|_| {
+            vcpus.list.pop();
+            vcpus.created -= 1;
+        })
     }
+
+    /// How many vCPUs there are.
+    pub(crate) fn vcpu_count(&self) -> u32 {
+        self.vcpus.lock().created
+    }
+
+    /// Calls `function` for each vCPU. The list is locked: `function` creates none.
+    pub(crate) fn for_each_vcpu(&self, function: &mut dyn FnMut(&Vcpu)) {
+        for vcpu in &self.vcpus.lock().list {
+            function(vcpu);
+        }
+    }
+
     /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_page(&self) -> Option<*mut bindings::page> {
         None
     }
+
+    /// A guest's write to `ipa`, where there is no memory. True if that is all there is to do about it.
+    pub(crate) fn io_write(&self, _ipa: u64, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Bits of an IPA.
+    pub(crate) fn ipa_bits(&self) -> u32 {
+        self.stage2.geometry().input_bits()
+    }
+
     /// VTCR_EL2.
     pub(crate) fn vtcr(&self) -> u64 {
-        0
+        self.stage2.vtcr()
     }
+
     /// Which vCPU ran last on each CPU.
     pub(crate) fn last_ran(&self) -> &LastRan {
-        &self.last
+        &self.last_ran
     }
+
     /// VTTBR_EL2 with a VMID that is live; interrupts are masked.
-    pub(crate) fn enter_vttbr(&self, _cpu: u32) -> u64 {
-        self.vttbr
+    #[inline]
+    pub(crate) fn enter_vttbr(&self, cpu: u32) -> u64 {
+        self.stage2.enter(cpu)
     }
-    /// A stage-2 fault: see `active.context().exit`. Interrupts on, may sleep.
-    pub(crate) fn handle_abort(&self, _active: &mut Active<'_>) -> Result<Abort> {
-        Err(EIO)
+
+    /// Unmaps all of the guest's memory: it faults in again.
+    pub(crate) fn unmap_guest(&self) {
+        self.for_each_slot(|gfns| self.stage2.unmap(gfns));
+    }
+
+    /// Cleans all memory that the guest has mapped to the PoC.
+    pub(crate) fn flush_guest(&self) {
+        let system = self.system();
+        let cache = system.service.machine.cache;
+        self.for_each_slot(|gfns| {
+            for piece in super::stage2::pieces(gfns) {
+                self.stage2.lock().mapped(piece, |pa, bytes| {
+                    let start = linear::phys_to_kern(pa).as_ptr();
+                    // SAFETY: RAM that is mapped, and cannot go as long as the lock is held.
+                    unsafe { cache.clean_for_guest(start, bytes as usize, system.clean_twice) };
+                });
+            }
+        });
+    }
+
+    /// Calls `function` for the pages of each slot. Slots may come and go meanwhile.
+    fn for_each_slot(&self, mut function: impl FnMut(GfnRange)) {
+        let mut from = 0;
+        loop {
+            let stage2 = self.stage2.lock();
+            let next = stage2.slots().iter().map(|slot| slot.gfns());
+            let next = { next }.find(|gfns| gfns.first() >= from);
+            drop(stage2);
+            let Some(gfns) = next else {
+                return;
+            };
+            from = gfns.end();
+            function(gfns);
+        }
+    }
+
+    /// Size of a page.
+    pub(super) fn granule(&self) -> Granule {
+        self.stage2.geometry().granule()
     }
 }

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: stage-2 faults: what a guest misses is found in its maker's memory and mapped.
+//!
+//! Nothing is pinned: a reference to the page is held only until it is mapped, and what the kernel does to the page later
+//! (swap, copy on write, migration, KSM, munmap) it announces through the notifier, which unmaps it here first. A page that
+//! was looked up before such an announcement is not mapped after it: see [`super::stage2::Locked::is_stale`].
+//!
+//! Source: Arm ARM DDI 0487 D8.4 (stage 2), D24.2.40 (ESR_EL2), D24.2.64 (HPFAR_EL2); behaviour as
+//! `arch/arm64/kvm/mmu.c` and `virt/kvm/kvm_main.c` of Linux.
+
+use kernel::{
+    pr_warn_once,
+    prelude::*,
+    sync::Arc, //
+};
+
+use super::{
+    slots::Slot,
+    stage2::Target,
+    stage2_memory::Reserve,
+    system::System,
+    user_pages::{
+        self,
+        Found, //
+    },
+    vcpu::Active,
+    vm::{
+        Abort,
+        Vm, //
+    },
+};
+use crate::{
+    bindings,
+    common::{
+        addr::{
+            Address,
+            PhysAddr, //
+        },
+        guest::{
+            GuestExit,
+            HPFAR_INVALID, //
+        },
+        pgtable::{
+            GuestAttrs,
+            GuestExecute,
+            Level, //
+        },
+        slots::GfnRange,
+    },
+    host::linear,
+};
+
+/// ESR_EL2.EC of an instruction abort from a lower exception level; of a data abort it is 0x24.
+const EC_IABT_LOW: u64 = 0x20;
+
+/// What kind of fault it is, by ESR_EL2.ISS.xFSC.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing is mapped there.
+    Translation,
+    /// The access flag is clear.
+    AccessFlag,
+    /// It is mapped, but not for this.
+    Permission,
+}
+
+/// A stage-2 fault, from what EL2 has recorded.
+#[derive(Clone, Copy)]
+struct Fault {
+    ipa: u64,
+    kind: Kind,
+    write: bool,
+    execute: bool,
+    /// The guest's own walk of its stage 1 has faulted.
+    walk: bool,
+}
+
+impl Fault {
+    /// `None` if the address is not known, as the guest's tables have changed meanwhile: it tries again.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` for a fault that stage 2 cannot resolve.
+    fn new(exit: &GuestExit) -> Result<Option<Self>> {
+        const FIPA: u64 = 0x0fff_ffff_fff0;
+        const ISS_WNR: u64 = 1 << 6;
+        const ISS_S1PTW: u64 = 1 << 7;
+        if exit.hpfar == HPFAR_INVALID {
+            return Ok(None);
+        }
+        let kind = match exit.esr & 0x3f {
+            0x04..=0x07 | 0x2b => Kind::Translation,
+            0x08..=0x0b => Kind::AccessFlag,
+            0x0c..=0x0f => Kind::Permission,
+            code => {
+                pr_warn_once!("a guest's abort has the unexpected status {code:#x}\n");
+                return Err(EFAULT);
+            }
+        };
+        let instruction = (exit.esr >> 26) & 0x3f == EC_IABT_LOW;
+        let walk = exit.esr & ISS_S1PTW != 0;
+        Ok(Some(Self {
+            // The offset in the page is that of the virtual address, for 4 KiB in any case.
+            ipa: ((exit.hpfar & FIPA) << 8) | (exit.far & 0xfff),
+            kind,
+            // A walk reads, unless it has to set a flag in a table that it may read: that is all that permissions can forbid.
+            write: if walk {
+                kind == Kind::Permission
+            } else {
+                !instruction && exit.esr & ISS_WNR != 0
+            },
+            execute: instruction && !walk,
+            walk,
+        }))
+    }
+}
+
+/// What a fault is worked on with.
+struct Work<'a> {
+    vm: &'a Vm,
+    fault: Fault,
+    gfn: u64,
+    slot: Arc<Slot>,
+    /// For [`super::stage2::Locked::is_stale`].
+    sequence: u64,
+    /// In the address space of the VM's maker.
+    user: u64,
+}
+
+impl Vm {
+    /// A stage-2 abort: see `active.context().exit`. Interrupts are on; it may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if there is a slot but no memory behind it, and for aborts that nothing can be done about.
+    pub(crate) fn handle_abort(&self, active: &mut Active<'_>) -> Result<Abort> {
+        let Some(fault) = Fault::new(&active.context().exit)? else {
+            return Ok(Abort::Mapped);
+        };
+        let granule = self.stage2().geometry().granule();
+        let gfn = fault.ipa >> granule.shift();
+        let found = self.stage2().lock().find(gfn);
+        let Some((slot, sequence)) = found.filter(|(slot, _)| !(fault.write && slot.is_read_only()))
+        else {
+            return Ok(Abort::Mmio { ipa: fault.ipa });
+        };
+        if fault.kind == Kind::AccessFlag {
+            self.stage2().lock().mark_young(gfn);
+            return Ok(Abort::Mapped);
+        }
+        let user = slot.place.user_of(gfn).ok_or(EFAULT)?;
+        Work {
+            vm: self,
+            fault,
+            gfn,
+            slot,
+            sequence,
+            user,
+        }
+        .resolve()
+    }
+}
+
+impl Work<'_> {
+    fn system(&self) -> &System {
+        self.vm.stage2().system()
+    }
+
+    fn resolve(&self) -> Result<Abort> {
+        let writable = !self.slot.is_read_only();
+        let found = match user_pages::find(self.user, self.fault.write, writable) {
+            Ok(found) => found,
+            // The memory has changed under the lookup, or a signal is to be handled first.
+            Err(error) if error == EAGAIN || error == EINTR => return Ok(Abort::Mapped),
+            Err(error) if error.to_errno() == -(bindings::EHWPOISON as i32) => {
+                user_pages::signal_poison(self.user, self.system().granule());
+                return Ok(Abort::Mapped);
+            }
+            Err(_) => return Err(EFAULT),
+        };
+        if self.fault.execute && found.is_device() {
+            return Ok(Abort::Mmio {
+                ipa: self.fault.ipa,
+            });
+        }
+        let target = self.target(&found)?;
+        self.prepare_caches(&target, &found);
+        self.map(&target)?;
+        found.release(target.attrs.write);
+        Ok(Abort::Mapped)
+    }
+
+    /// What to map.
+    fn target(&self, found: &Found) -> Result<Target> {
+        let logging = self.slot.dirty.is_some();
+        // With logging, a page is made writable by a write alone.
+        let write = found.is_writable() && (!logging || self.fault.write);
+        let page = GfnRange::new(self.gfn, 1).ok_or(EFAULT)?;
+        let attrs = if found.is_device() {
+            GuestAttrs {
+                write,
+                ..GuestAttrs::DEVICE
+            }
+        } else {
+            GuestAttrs {
+                write,
+                execute: if self.fault.execute || self.system().dic {
+                    GuestExecute::All
+                } else {
+                    GuestExecute::Nobody
+                },
+                ..GuestAttrs::RAM
+            }
+        };
+        let (gfns, pa) = if logging || found.is_device() {
+            (page, found.pa())
+        } else {
+            self.block(found).unwrap_or((page, found.pa()))
+        };
+        Ok(Target { gfns, pa, attrs })
+    }
+
+    /// The largest block around the page that the maker's memory is mapped with, and that fits into the slot.
+    ///
+    /// That mapping is looked up without the page table lock. It cannot change without an announcement, and then what is found here is
+    /// not used.
+    fn block(&self, found: &Found) -> Option<(GfnRange, PhysAddr)> {
+        let mapping = user_pages::mapping_size(self.system(), self.user, found.pa())?;
+        let geometry = self.vm.stage2().geometry();
+        let granule = geometry.granule();
+        let block = Level::ALL
+            .into_iter()
+            .filter(|level| geometry.is_leaf_level(*level))
+            .filter_map(|level| geometry.entry_size(level))
+            .filter(|size| size.bytes() <= mapping.bytes())
+            .find_map(|size| {
+                let gfns = self
+                    .slot
+                    .place
+                    .block_of(self.gfn, size.bytes() >> granule.shift())?;
+                Some((gfns, size))
+            });
+        let (gfns, size) = block?;
+        Some((gfns, found.pa().align_down(size)?))
+    }
+
+    /// Before the guest sees the memory: what the host has written reaches the point where a guest that has its caches off
+    /// reads, and no instruction cache holds what was there before.
+    fn prepare_caches(&self, target: &Target, found: &Found) {
+        if found.is_device() {
+            return;
+        }
+        let system = self.system();
+        let granule = system.granule();
+        let start = linear::phys_to_kern(target.pa).as_ptr();
+        let bytes = (target.gfns.count() << granule.shift()) as usize;
+        if self.fault.kind == Kind::Translation && !system.format.fwb {
+            // SAFETY: `found` is RAM, and holds a reference to it; what a block adds to that belongs to the same folio, or to a
+            // mapping that is in place as long as no invalidation is announced.
+            unsafe {
+                system
+                    .service
+                    .machine
+                    .cache
+                    .clean_for_guest(start, bytes, system.clean_twice)
+            };
+        }
+        if self.fault.execute && !system.dic {
+            // SAFETY: As above.
+            unsafe { bindings::caches_clean_inval_pou(start as usize, start as usize + bytes) };
+        }
+    }
+
+    fn map(&self, target: &Target) -> Result {
+        loop {
+            let mut stage2 = self.vm.stage2().lock();
+            if stage2.is_stale(self.sequence) {
+                // The guest faults again.
+                return Ok(());
+            }
+            match stage2.map(target) {
+                Err(error) if error == ENOMEM => {
+                    drop(stage2);
+                    let reserve = Reserve::full()?;
+                    self.vm.stage2().lock().refill(reserve);
+                }
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    if let Some(log) = self.slot.dirty.as_ref().filter(|_| target.attrs.write) {
+                        log.mark(self.gfn - self.slot.gfns().first());
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: what the kernel does to the memory behind a guest, and how stage 2 follows.
+//!
+//! The kernel calls before and after it changes user memory, from any context that can take a spinlock: under page table
+//! locks, in reclaim, in the OOM killer. Before: stage 2 is emptied there, TLBs included, and nothing is mapped any more until
+//! the last change under way has ended. So after the first call returns, no CPU has the old memory, and after the second
+//! one whatever is looked up is the new.
+//!
+//! Source: `include/linux/mmu_notifier.h` of Linux; behaviour as `virt/kvm/kvm_main.c`.
+
+use core::mem::offset_of;
+
+use kernel::{
+    error::to_result,
+    ffi::{
+        c_int,
+        c_ulong, //
+    },
+    prelude::*,
+    sync::Arc,
+    types::Opaque, //
+};
+
+use super::stage2::Stage2;
+use crate::{
+    bindings,
+    common::slots::GfnRange, //
+};
+
+/// Follows the address space of the process that made the VM, for as long as it lives.
+pub(super) struct Notifier(Pin<KBox<Block>>);
+
+/// What the kernel knows, and what it leads to.
+#[repr(C)]
+struct Block {
+    notifier: Opaque<bindings::mmu_notifier>,
+    stage2: Arc<Stage2>,
+}
+
+// SAFETY: The kernel does its own locking, and stage 2 has its lock.
+unsafe impl Send for Notifier {}
+// SAFETY: As above.
+unsafe impl Sync for Notifier {}
+
+/// In a static, as the kernel wants it.
+struct Operations(bindings::mmu_notifier_ops);
+
+// SAFETY: The kernel only reads it.
+unsafe impl Sync for Operations {}
+
+static OPERATIONS: Operations = Operations(bindings::mmu_notifier_ops {
+    release: None,
+    clear_flush_young: Some(clear_young),
+    clear_young: Some(clear_young),
+    test_young: Some(test_young),
+    invalidate_range_start: Some(invalidate_range_start),
+    invalidate_range_end: Some(invalidate_range_end),
+    arch_invalidate_secondary_tlbs: None,
+    alloc_notifier: None,
+    free_notifier: None,
+});
+
+impl Notifier {
+    /// Registers with the address space of the current process.
+    ///
+    /// There is no `release`: when the address space ends no thread is left that could run a vCPU, as that takes this
+    /// very address space, and what stage 2 still maps is unreachable until it is freed.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EINTR`.
+    pub(super) fn new(stage2: Arc<Stage2>) -> Result<Self> {
+        let block = KBox::pin(
+            Block {
+                notifier: Opaque::new(bindings::mmu_notifier {
+                    ops: &OPERATIONS.0,
+                    ..Default::default()
+                }),
+                stage2,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        // SAFETY: The current process is a user process, as it makes a system call. The block is pinned and lives until
+        // `drop` has unregistered it.
+        to_result(unsafe {
+            bindings::mmu_notifier_register(
+                block.notifier.get(),
+                (*crate::arch::el1::current_task()).mm,
+            )
+        })?;
+        Ok(Self(block))
+    }
+
+    /// The address space that it follows. For comparison.
+    pub(super) fn mm(&self) -> *mut bindings::mm_struct {
+        // SAFETY: The kernel sets it when it registers the block, and holds a reference until it unregisters it.
+        unsafe { (*self.0.notifier.get()).mm }
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        let notifier = self.0.notifier.get();
+        // SAFETY: `new` has registered it. Waits for calls that are under way; process context, nothing held.
+        unsafe { bindings::mmu_notifier_unregister(notifier, (*notifier).mm) };
+    }
+}
+
+/// # Safety
+///
+/// `notifier` is that of a [`Block`] that is registered.
+unsafe fn stage2<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Stage2 {
+    let block = notifier.wrapping_byte_sub(offset_of!(Block, notifier));
+    // SAFETY: By the contract: `Opaque` has the address of what it holds.
+    unsafe { &(*block.cast::<Block>()).stage2 }
+}
+
+/// Calls `function` for each part of a slot between the user addresses `start` and `end`. The lock is released between calls:
+/// a slot that comes meanwhile has nothing mapped that is older than this notification.
+fn for_each_part(stage2: &Stage2, start: c_ulong, end: c_ulong, mut function: impl FnMut(GfnRange)) {
+    let mut from = 0;
+    loop {
+        let next = stage2
+            .lock()
+            .slots()
+            .in_user_range(start as u64, end as u64)
+            .map(|(_, gfns)| gfns)
+            .find(|gfns| gfns.first() >= from);
+        let Some(gfns) = next else {
+            return;
+        };
+        from = gfns.end();
+        function(gfns);
+    }
+}
+
+/// # Safety
+///
+/// Called by the kernel, for a [`Block`] that is registered. So are all below.
+unsafe extern "C" fn invalidate_range_start(
+    notifier: *mut bindings::mmu_notifier,
+    range: *const bindings::mmu_notifier_range,
+) -> c_int {
+    // SAFETY: By the contract.
+    let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
+    stage2.lock().begin_invalidation();
+    for_each_part(stage2, start, end, |gfns| stage2.unmap(gfns));
+    0
+}
+
+unsafe extern "C" fn invalidate_range_end(
+    notifier: *mut bindings::mmu_notifier,
+    _range: *const bindings::mmu_notifier_range,
+) {
+    // SAFETY: By the contract.
+    let stage2 = unsafe { stage2(notifier) };
+    stage2.lock().end_invalidation();
+}
+
+unsafe extern "C" fn clear_young(
+    notifier: *mut bindings::mmu_notifier,
+    _mm: *mut bindings::mm_struct,
+    start: c_ulong,
+    end: c_ulong,
+) -> bool {
+    // SAFETY: By the contract.
+    let stage2 = unsafe { stage2(notifier) };
+    let mut young = false;
+    for_each_part(stage2, start, end, |gfns| young |= stage2.lock().age(gfns));
+    young
+}
+
+unsafe extern "C" fn test_young(
+    notifier: *mut bindings::mmu_notifier,
+    _mm: *mut bindings::mm_struct,
+    address: c_ulong,
+) -> bool {
+    // SAFETY: By the contract.
+    let stage2 = unsafe { stage2(notifier) };
+    let mut young = false;
+    for_each_part(stage2, address, address.saturating_add(1), |gfns| {
+        young |= stage2.lock().is_young(gfns);
+    });
+    young
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: what all VMs have in common: the loaded eltwo, the shape of their stage 2, and the VMIDs.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+
+use kernel::{
+    cpu::nr_cpu_ids,
+    prelude::*,
+    sync::Arc,
+    types::Opaque, //
+};
+
+use super::{
+    config,
+    user_pages, //
+};
+use crate::{
+    arch::el1,
+    bindings,
+    common::{
+        abi::Call,
+        addr::Granule,
+        pgtable::{
+            Geometry,
+            Level,
+            Output,
+            Stage2, //
+        },
+        sync::TicketLock,
+        vmid::{
+            Books,
+            Generation, //
+        },
+    },
+    host::{
+        probe::{
+            self,
+            field, //
+        },
+        service::Service,
+        timing::IrqsMasked, //
+    },
+};
+
+/// VTCR_EL2.
+mod vtcr {
+    /// IRGN0 and ORGN0: walks are Normal Write-Back Write-Allocate; SH0: Inner Shareable.
+    pub(super) const WALKS_WBWA_IS: u64 = (1 << 8) | (1 << 10) | (3 << 12);
+    pub(super) const SL0_SHIFT: u32 = 6;
+    /// TG0.
+    pub(super) const TG0_64K: u64 = 1 << 14;
+    pub(super) const TG0_16K: u64 = 2 << 14;
+    pub(super) const PS_SHIFT: u32 = 16;
+    /// VS: VMIDs have 16 bits.
+    pub(super) const VS: u64 = 1 << 19;
+    pub(super) const RES1: u64 = 1 << 31;
+    /// DS: 52-bit descriptors (FEAT_LPA2).
+    pub(super) const DS: u64 = 1 << 32;
+    pub(super) const SL2_SHIFT: u32 = 33;
+}
+
+/// Smallest IPA size of a VM, in bits, as the uAPI has it.
+const IPA_BITS_MIN: u32 = 32;
+
+/// IPA size of a VM whose maker does not say, in bits.
+const IPA_BITS_DEFAULT: u32 = 40;
+
+/// See the module.
+pub(crate) struct System {
+    pub(crate) service: Arc<Service>,
+    /// Stage-2 descriptors.
+    pub(super) format: Stage2,
+    /// New executable pages need no invalidation of instruction caches (CTR_EL0.DIC).
+    pub(super) dic: bool,
+    /// Cache maintenance must be done twice (Linux: `ARM64_WORKAROUND_4311569`).
+    pub(super) clean_twice: bool,
+    /// The shape of the kernel's tables for user space.
+    pub(super) user_geometry: Geometry,
+    granule: Granule,
+    output: Output,
+    /// VTCR_EL2, without the fields that depend on the IPA size.
+    vtcr: u64,
+    vmids: Vmids,
+}
+
+impl System {
+    /// Finds out.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`; `ENODEV` where the CPUs have too few VMIDs.
+    pub(crate) fn new(service: Arc<Service>) -> Result<Self> {
+        let machine = &service.machine;
+        let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
+        let wide_vmids = field(mmfr1, 4) == 2;
+        let wide = machine.wide && (machine.granule == Granule::K64 || stage2_has_lpa2(machine.granule));
+        let pa_size = if wide { machine.pa_size } else { machine.pa_size.min(5) };
+        let output =
+            Output::new(machine.granule, machine.pa_bits.into(), wide).ok_or(EINVAL)?;
+        let tg0 = match machine.granule {
+            Granule::K4 => 0,
+            Granule::K16 => vtcr::TG0_16K,
+            Granule::K64 => vtcr::TG0_64K,
+        };
+        let ds = if wide && machine.granule != Granule::K64 {
+            vtcr::DS
+        } else {
+            0
+        };
+        let vs = if wide_vmids { vtcr::VS } else { 0 };
+        Ok(Self {
+            format: Stage2 {
+                fwb: config::fwb(),
+                xnx: field(mmfr1, 28) != 0,
+            },
+            dic: probe::has_cap(bindings::ARM64_HAS_CACHE_DIC),
+            clean_twice: probe::has_cap(bindings::ARM64_WORKAROUND_4311569),
+            user_geometry: user_pages::geometry(machine)?,
+            granule: machine.granule,
+            output,
+            vtcr: vtcr::RES1 | vtcr::WALKS_WBWA_IS | tg0 | (pa_size << vtcr::PS_SHIFT) | vs | ds,
+            vmids: Vmids::new(wide_vmids)?,
+            service,
+        })
+    }
+
+    /// Most bits that an IPA can have.
+    pub(super) fn ipa_limit(&self) -> u32 {
+        self.output.bits()
+    }
+
+    /// The granule of stage 2, and size of a page of the host.
+    pub(super) fn granule(&self) -> Granule {
+        self.granule
+    }
+
+    /// Where the tables of the host's user space may lead to, and stage 2 too.
+    pub(super) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// The shape of a stage 2 with IPAs of `bits` bits; 0 is the default.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a size that this machine, or the uAPI, has not.
+    pub(super) fn geometry(&self, bits: u32) -> Result<Geometry> {
+        let bits = match bits {
+            0 => IPA_BITS_DEFAULT,
+            bits => bits,
+        };
+        if !(IPA_BITS_MIN..=self.ipa_limit()).contains(&bits) {
+            return Err(EINVAL);
+        }
+        let largest = match self.granule {
+            Granule::K4 => Level::L1,
+            Granule::K16 | Granule::K64 => Level::L2,
+        };
+        Geometry::stage2(self.granule, bits, self.output)
+            .map(|geometry| geometry.with_largest_leaf(largest))
+            .map_err(|_| EINVAL)
+    }
+
+    /// The sizes of blocks that a stage 2 can have, one bit each, as KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES has them.
+    pub(super) fn block_sizes(&self) -> u64 {
+        self.geometry(0).or_else(|_| self.geometry(IPA_BITS_MIN)).map_or(0, |geometry| {
+            Level::ALL
+                .into_iter()
+                .filter(|level| geometry.is_leaf_level(*level))
+                .filter_map(|level| geometry.entry_size(level))
+                .fold(0, |sizes, size| sizes | size.bytes())
+        })
+    }
+
+    /// VTCR_EL2 for a stage 2 of this shape.
+    pub(super) fn vtcr(&self, geometry: &Geometry) -> Result<u64> {
+        let (sl0, sl2) = geometry.vtcr_start_level().ok_or(EINVAL)?;
+        Ok(self.vtcr | (sl0 << vtcr::SL0_SHIFT) | (sl2 << vtcr::SL2_SHIFT) | geometry.t0sz())
+    }
+
+    /// A call that invalidates TLBs, made on this CPU. From any context.
+    ///
+    /// It fails only where EL2 is not ours any more: then no guest runs, and the next time EL2 is set up all TLBs are emptied.
+    pub(super) fn invalidate(&self, call: Call, args: [u64; 4]) {
+        let masked = IrqsMasked::new();
+        let irqs = masked.proof();
+        if let Some(cpu) = self.service.this_cpu(irqs) {
+            let _ = cpu.call(&self.service, call as u64, args, irqs);
+        }
+    }
+
+    /// The VMID of the VM whose id is in `id`, on `cpu`, where this runs with interrupts masked, right before an entry.
+    #[inline]
+    pub(super) fn enter_vmid(&self, id: &AtomicU64, cpu: u32) -> u16 {
+        let vmids = &self.vmids;
+        vmids
+            .active
+            .get(cpu as usize)
+            .and_then(|active| vmids.generation.enter(id.load(Ordering::Relaxed), active))
+            .unwrap_or_else(|| self.renew_vmid(id, cpu))
+    }
+
+    /// The VM has no live VMID, or a new generation begins.
+    #[cold]
+    fn renew_vmid(&self, id: &AtomicU64, cpu: u32) -> u16 {
+        let vmids = &self.vmids;
+        let renewed = vmids.with_books(|books| {
+            let renewed = books.renew(
+                &vmids.generation,
+                id.load(Ordering::Relaxed),
+                &vmids.active,
+            )?;
+            id.store(renewed.id, Ordering::Relaxed);
+            if let Some(active) = vmids.active.get(cpu as usize) {
+                active.store(renewed.id, Ordering::Relaxed);
+            }
+            if renewed.flush {
+                // Under the lock: nobody enters with a VMID of the new generation before it is done.
+                self.invalidate(Call::TlbAllVmids, [0; 4]);
+            }
+            Some(renewed.id)
+        });
+        // Pairs with the barrier of who changes the tables and then looks for the id to invalidate under: either it sees
+        // the id, or the walks from here on see its change.
+        el1::dsb_ish();
+        // There are more VMIDs than CPUs (`Vmids::new`), so there always is one.
+        vmids.generation.vmid(renewed.flatten().unwrap_or(0))
+    }
+
+    /// The VMID that `id` has, or had last; `None` if it never had one.
+    pub(super) fn vmid(&self, id: &AtomicU64) -> Option<u16> {
+        match id.load(Ordering::Relaxed) {
+            0 => None,
+            id => Some(self.vmids.generation.vmid(id)),
+        }
+    }
+
+    /// The VM is gone, and so is all that TLBs had of it.
+    pub(super) fn release_vmid(&self, id: &AtomicU64) {
+        let id = id.swap(0, Ordering::Relaxed);
+        self.vmids
+            .with_books(|books| books.release(&self.vmids.generation, id));
+    }
+
+    /// Number of VMIDs that are taken.
+    pub(super) fn vmids_taken(&self) -> u64 {
+        self.vmids.with_books(|books| books.taken()).unwrap_or(0)
+    }
+}
+
+/// Whether stage 2 has 52-bit descriptors for 4K or 16K pages (ID_AA64MMFR0_EL1.TGran4_2 and TGran16_2, which may refer
+/// to the fields of stage 1).
+fn stage2_has_lpa2(granule: Granule) -> bool {
+    let mmfr0 = probe::sanitised(probe::SYS_ID_AA64MMFR0_EL1);
+    match granule {
+        Granule::K4 => match field(mmfr0, 40) {
+            0 => field(mmfr0, 28) == 1,
+            stage2 => stage2 == 3,
+        },
+        Granule::K16 => match field(mmfr0, 32) {
+            0 => field(mmfr0, 20) == 2,
+            stage2 => stage2 == 3,
+        },
+        Granule::K64 => false,
+    }
+}
+
+/// The VMIDs of the machine.
+struct Vmids {
+    generation: Generation,
+    /// For each CPU, the id that was entered last. Written by that CPU, and taken away by a rollover.
+    active: KVec<AtomicU64>,
+    /// Taken with interrupts masked, as entries need it.
+    lock: TicketLock,
+    books: Opaque<Books<KVVec<u64>>>,
+}
+
+// SAFETY: The books are only used under the lock.
+unsafe impl Send for Vmids {}
+// SAFETY: As above.
+unsafe impl Sync for Vmids {}
+
+impl Vmids {
+    fn new(wide: bool) -> Result<Self> {
+        let generation = Generation::new(wide);
+        let cpus = nr_cpu_ids() as usize;
+        if generation.vmids() <= cpus as u64 + 1 {
+            pr_err!("refused: {} VMIDs are too few for {cpus} CPUs\n", generation.vmids());
+            return Err(ENODEV);
+        }
+        let mut active = KVec::with_capacity(cpus, GFP_KERNEL)?;
+        for _ in 0..cpus {
+            active.push(AtomicU64::new(0), GFP_KERNEL)?;
+        }
+        let words = (generation.vmids() / 64) as usize;
+        Ok(Self {
+            books: Opaque::new(Books::new(
+                KVVec::from_elem(0, words, GFP_KERNEL)?,
+                KVVec::from_elem(0, cpus, GFP_KERNEL)?,
+            )),
+            generation,
+            active,
+            lock: TicketLock::new(),
+        })
+    }
+
+    /// Runs `function` on the books, under the lock. `None` never happens: nobody breaks this lock.
+    fn with_books<T>(&self, function: impl FnOnce(&mut Books<KVVec<u64>>) -> T) -> Option<T> {
+        let _masked = IrqsMasked::new();
+        let _guard = self.lock.lock()?;
+        // SAFETY: The lock is held, so this is the only reference.
+        Some(function(unsafe { &mut *self.books.get() }))
+    }
+}

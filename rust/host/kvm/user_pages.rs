@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Host: memory of the current process, looked up for its guest.
+//!
+//! Source: behaviour as `hva_to_pfn` of `virt/kvm/kvm_main.c` and `get_user_mapping_size` of `arch/arm64/kvm/mmu.c` of Linux.
+
+use core::{
+    ptr::{
+        self,
+        NonNull, //
+    },
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+};
+
+use kernel::{
+    mm::MmWithUser,
+    prelude::*, //
+};
+
+use super::system::System;
+use crate::{
+    arch::{
+        el1,
+        sysreg, //
+    },
+    bindings,
+    common::{
+        addr::{
+            Address,
+            Granule,
+            HypVa,
+            PhysAddr,
+            Pow2, //
+        },
+        pgtable::{
+            Error as TableError,
+            Format,
+            Geometry,
+            Output,
+            PaFormat,
+            PageTable,
+            Slot,
+            TableMemory, //
+        },
+    },
+    host::{
+        linear,
+        probe::Machine,
+        timing::IrqsMasked, //
+    },
+};
+
+/// Memory behind a user address.
+pub(super) struct Found {
+    /// The page, with a reference; `None` for what is no page of the kernel's, or one that it does not count references of.
+    page: Option<NonNull<bindings::page>>,
+    pa: PhysAddr,
+    writable: bool,
+    device: bool,
+}
+
+impl Found {
+    fn new(page: NonNull<bindings::page>, writable: bool) -> Result<Self> {
+        match linear::page_to_phys(page) {
+            Some(pa) => Ok(Self {
+                page: Some(page),
+                pa,
+                writable,
+                device: false,
+            }),
+            None => {
+                put(page);
+                Err(EFAULT)
+            }
+        }
+    }
+
+    /// First byte of the page.
+    pub(super) fn pa(&self) -> PhysAddr {
+        self.pa
+    }
+
+    /// Whether the process may write it.
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether it is no RAM, so that it must not be cached.
+    pub(super) fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Gives the reference back, after the page was mapped; `written` if the guest may write it.
+    pub(super) fn release(self, written: bool) {
+        if let Some(page) = self.page.filter(|_| written) {
+            // The guest's writes leave no trace in the process's page table, so the page counts as dirty from here on: until
+            // the kernel cleans it, which it announces.
+            // SAFETY: The page is referenced, and its lock is not held.
+            unsafe { bindings::set_page_dirty_lock(page.as_ptr()) };
+        }
+    }
+}
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        if let Some(page) = self.page {
+            put(page);
+        }
+    }
+}
+
+/// Gives up a reference that the caller has.
+fn put(page: NonNull<bindings::page>) {
+    let mut pages = page.as_ptr();
+    let pages = bindings::release_pages_arg { pages: &mut pages };
+    // SAFETY: One page, whose reference is the caller's.
+    unsafe { bindings::release_pages(pages, 1) };
+}
+
+/// Finds the memory at `user`, faulting it in. `write`: for a write. `want_writable`: also if it is for a read, a page
+/// that can be written without further ado is found as such.
+///
+/// # Errors
+///
+/// `EFAULT` if there is none, or none for this access. `EAGAIN` and `EINTR` if the guest should try again. `EHWPOISON`.
+pub(super) fn find(user: u64, write: bool, want_writable: bool) -> Result<Found> {
+    let mut page = ptr::null_mut();
+    if want_writable {
+        // SAFETY: There is room for one page.
+        let count = unsafe {
+            bindings::get_user_pages_fast_only(user as usize, 1, bindings::FOLL_WRITE, &mut page)
+        };
+        if let Some(page) = NonNull::new(page).filter(|_| count == 1) {
+            return Found::new(page, true);
+        }
+    }
+    let flags = bindings::FOLL_HWPOISON | if write { bindings::FOLL_WRITE } else { 0 };
+    // SAFETY: There is room for one page; process context with nothing held that a page fault could need.
+    let count = unsafe { bindings::get_user_pages_unlocked(user as usize, 1, &mut page, flags) };
+    match NonNull::new(page).filter(|_| count == 1) {
+        Some(page) => Found::new(page, write),
+        None if count < 0 && count != EFAULT.to_errno() as isize => {
+            Err(Error::from_errno(count as i32))
+        }
+        None => find_pfn(user, write),
+    }
+}
+
+/// Memory that is mapped by number and not by page: devices, mostly.
+fn find_pfn(user: u64, write: bool) -> Result<Found> {
+    // SAFETY: A process that runs its vCPU has an address space, and keeps it while it does.
+    let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
+    let guard = mm.mmap_read_lock();
+    let vma = guard.vma_lookup(user as usize).ok_or(EFAULT)?;
+    if vma.flags() & (bindings::VM_IO | bindings::VM_PFNMAP) as usize == 0 {
+        return Err(EFAULT);
+    }
+    let mut args = bindings::follow_pfnmap_args {
+        vma: vma.as_ptr(),
+        address: user as usize,
+        ..Default::default()
+    };
+    // SAFETY: The address is in the area, which is locked for reading.
+    if unsafe { bindings::follow_pfnmap_start(&mut args) } != 0 {
+        let flags = if write {
+            bindings::fault_flag_FAULT_FLAG_WRITE
+        } else {
+            0
+        };
+        let mut unlocked = false;
+        // SAFETY: The lock is held, and held again afterwards; `unlocked` tells whether it was released.
+        let result = unsafe {
+            bindings::fixup_user_fault(mm.as_raw(), user as usize, flags, &mut unlocked)
+        };
+        if unlocked {
+            return Err(EAGAIN);
+        }
+        kernel::error::to_result(result)?;
+        // SAFETY: As above.
+        kernel::error::to_result(unsafe { bindings::follow_pfnmap_start(&mut args) })?;
+    }
+    let (pfn, writable) = (args.pfn, args.writable);
+    // SAFETY: The start was successful.
+    unsafe { bindings::follow_pfnmap_end(&mut args) };
+    if write && !writable {
+        return Err(EFAULT);
+    }
+    let pa = (pfn as u64).checked_mul(bindings::PAGE_SIZE as u64);
+    Ok(Found {
+        page: None,
+        pa: pa.and_then(PhysAddr::new).ok_or(EFAULT)?,
+        writable,
+        // SAFETY: Any number may be asked for.
+        device: unsafe { bindings::pfn_is_map_memory(pfn) } == 0,
+    })
+}
+
+/// Tells the current process that its memory at `user` is damaged.
+pub(super) fn signal_poison(user: u64, granule: Granule) {
+    // SAFETY: A signal for the current task.
+    unsafe {
+        bindings::send_sig_mceerr(
+            bindings::BUS_MCEERR_AR as i32,
+            ptr::with_exposed_provenance_mut(user as usize),
+            granule.shift() as i16,
+            el1::current_task(),
+        )
+    };
+}
+
+/// The size that the current process maps the memory at `user` with; `None` if it is not mapped to `pa` there at present.
+pub(super) fn mapping_size(system: &System, user: u64, pa: PhysAddr) -> Option<Pow2> {
+    let at = HypVa::new(user)?;
+    // SAFETY: A process that runs its vCPU has an address space, and keeps it while it does.
+    let pgd = unsafe { (*(*el1::current_task()).mm).__bindgen_anon_1.pgd };
+    let memory = UserTables::new(pgd.cast(), &system.user_geometry)?;
+    let table = PageTable::adopt(UserFormat, system.user_geometry, memory.root).ok()?;
+    // Tables that are taken out of the address space are freed only after all CPUs have had interrupts on.
+    let masked = IrqsMasked::new();
+    let leaf = table.lookup(&memory, at).ok()??;
+    drop(masked);
+    (leaf.translate(at)? == pa).then(|| Pow2::new(leaf.range.size_bytes()))?
+}
+
+/// The format of the kernel's tables for user space, of which only the addresses matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UserFormat;
+
+impl Format for UserFormat {
+    type Input = HypVa;
+    type Attrs = ();
+
+    fn encode(&self, _attrs: (), _pa_format: PaFormat) -> Result<u64, TableError> {
+        Err(TableError::Attributes)
+    }
+
+    fn decode(&self, _descriptor: u64, _pa_format: PaFormat) -> Option<()> {
+        Some(())
+    }
+
+    fn needs_break(&self, _old: (), _new: ()) -> bool {
+        true
+    }
+
+    fn needs_flush(&self, _old: (), _new: ()) -> bool {
+        true
+    }
+}
+
+/// The kernel's tables for user space, to be read only. They are the kernel's: other CPUs change them at any time.
+struct UserTables {
+    pgd: NonNull<u64>,
+    /// The granule that the root is in. A root of a few entries does not begin it; as the rest of the granule is none
+    /// of the tables, that is no ambiguity.
+    root: PhysAddr,
+    /// The descriptor bits that are kept: address and type. The attributes of all levels are not looked at.
+    mask: u64,
+}
+
+impl UserTables {
+    fn new(pgd: *mut u64, geometry: &Geometry) -> Option<Self> {
+        /// Valid, and table or page.
+        const TYPE: u64 = 3;
+        let pgd = NonNull::new(pgd)?;
+        Some(Self {
+            root: linear::kern_to_phys(pgd.cast())?.align_down(geometry.granule().unit())?,
+            pgd,
+            mask: geometry.output().format().mask() | TYPE,
+        })
+    }
+}
+
+impl TableMemory for UserTables {
+    fn alloc(&self, _granules: u64) -> Result<PhysAddr, TableError> {
+        Err(TableError::NoMemory)
+    }
+
+    fn free(&self, _table: PhysAddr, _granules: u64) {}
+
+    fn get(&self, _table: PhysAddr, _entries: u64) -> Result<(), TableError> {
+        Err(TableError::Corrupt)
+    }
+
+    fn put(&self, _table: PhysAddr, _entries: u64) -> Result<(), TableError> {
+        Err(TableError::Corrupt)
+    }
+
+    fn count(&self, _table: PhysAddr) -> Result<u64, TableError> {
+        Err(TableError::Corrupt)
+    }
+
+    fn load(&self, slot: Slot) -> Result<u64, TableError> {
+        let place = if slot.table == self.root {
+            // SAFETY: The walker keeps to the number of entries that the geometry has.
+            unsafe { self.pgd.add(slot.index as usize) }
+        } else {
+            linear::phys_to_kern(slot.pa().ok_or(TableError::Corrupt)?).cast()
+        };
+        // SAFETY: A descriptor of a table that is not freed while interrupts are off.
+        let descriptor = unsafe { AtomicU64::from_ptr(place.as_ptr()) };
+        Ok(descriptor.load(Ordering::Acquire) & self.mask)
+    }
+
+    fn store(&self, _slot: Slot, _descriptor: u64) -> Result<(), TableError> {
+        Err(TableError::Corrupt)
+    }
+
+    fn compare_exchange(&self, _slot: Slot, _old: u64, _new: u64) -> Result<bool, TableError> {
+        Err(TableError::Corrupt)
+    }
+}
+
+/// The shape of the kernel's tables for user space.
+///
+/// # Errors
+///
+/// `EINVAL` for one that the walker does not know.
+pub(super) fn geometry(machine: &Machine) -> Result<Geometry> {
+    /// TCR_EL1.T0SZ. Process context: the kernel changes it only around its own identity map.
+    const T0SZ: u64 = 0x3f;
+    let output =
+        Output::new(machine.granule, machine.pa_bits.into(), machine.wide).ok_or(EINVAL)?;
+    let va_bits = 64 - (sysreg::tcr_el1() & T0SZ) as u32;
+    Geometry::stage1(machine.granule, va_bits, output).map_err(|_| EINVAL)
+}
