@@ -58,6 +58,13 @@
 	msr	\second, x3
 	.endm
 
+// PAR_EL1 is about to be read, by the host's save or the guest's. The DSB that follows both is the barrier behind the read.
+	.macro	eltwo_par_barrier
+	tbz	x8, #{FLAG_PAR_BARRIER}, 1f
+	dmb	sy
+1:
+	.endm
+
 // TCR_EL1.EPD0 and EPD1 in \reg: no walk can start.
 	.macro	eltwo_no_walks reg
 	orr	\reg, \reg, #(1 << 7)
@@ -109,6 +116,7 @@ eltwo_run_vcpu:
 	mrs	x4, sctlr_el1
 	mrs	x5, tcr_el1
 	stp	x4, x5, [x16, #{SLOT_SYS}]
+	eltwo_par_barrier
 	eltwo_sys_pairs eltwo_save_host
 
 	// From here on a fault has to put the host's registers back.
@@ -153,8 +161,8 @@ eltwo_enter_walks_known:
 eltwo_enter_walks_allowed:
 	tbnz	x8, #{FLAG_FLUSH}, eltwo_enter_flush
 eltwo_enter_flushed:
-	tbnz	x10, #{HCR_VSE_SHIFT}, eltwo_enter_vsesr
-eltwo_enter_vsesr_done:
+	tbnz	x8, #{FLAG_RAS}, eltwo_enter_ras
+eltwo_enter_ras_done:
 	tbnz	x8, #{FLAG_FP}, eltwo_enter_fp
 eltwo_enter_fp_done:
 	msr	elr_el2, x6
@@ -208,11 +216,12 @@ eltwo_enter_flush:
 	dsb	nsh
 	b	eltwo_enter_flushed
 
-eltwo_enter_vsesr:
-	tbz	x8, #{FLAG_RAS}, eltwo_enter_vsesr_done
+eltwo_enter_ras:
+	ldr	x2, [x1, #{VCPU_DISR}]
+	msr	S3_4_C12_C1_1, x2	// VDISR_EL2: what the guest has in DISR_EL1
 	ldr	x2, [x1, #{VCPU_VSESR}]
 	msr	S3_4_C5_C2_3, x2	// VSESR_EL2
-	b	eltwo_enter_vsesr_done
+	b	eltwo_enter_ras_done
 
 eltwo_enter_fp:
 	add	x9, x1, #{VCPU_FP}
@@ -448,6 +457,8 @@ eltwo_guest_exit:
 	mov	x17, x0
 	add	x16, sp, #{SLOT}
 	ldr	x8, [x1, #{VCPU_FLAGS}]
+	tbnz	x8, #{FLAG_UNLEARN}, eltwo_exit_unlearn
+eltwo_exit_unlearned:
 	cbz	x17, eltwo_exit_recorded	// an interrupt: there is nothing else to know
 
 	add	x5, x1, #{VCPU_EXIT}
@@ -461,6 +472,8 @@ eltwo_guest_exit:
 	b.eq	eltwo_exit_abort
 eltwo_exit_recorded:
 	tbz	x8, #{FLAG_RAS}, eltwo_exit_flush_serror
+	mrs	x3, S3_4_C12_C1_1	// VDISR_EL2
+	str	x3, [x1, #{VCPU_DISR}]
 	// The ESB of the vector has deferred an SError of the guest's, if there was one.
 	mrs	x2, S3_0_C12_C1_1	// DISR_EL1
 	cbnz	x2, eltwo_exit_deferred_serror
@@ -468,6 +481,7 @@ eltwo_exit_serror_done:
 	mrs	x4, sctlr_el1
 	mrs	x5, tcr_el1
 	stp	x4, x5, [x1, #{VCPU_SYS}]
+	eltwo_par_barrier
 	eltwo_sys_pairs eltwo_save_guest
 	ldr	x2, [x1, #{VCPU_CONFIG}]
 	tbnz	x2, #{HCR_VSE_SHIFT}, eltwo_exit_vse
@@ -503,6 +517,20 @@ eltwo_exit_extra_done:
 	dsb	nsh
 	isb
 
+// The guest may have trained the branch predictor for what the host, or we, execute next. Up to here there was no branch
+// whose target is predicted from its history.
+//   in        x1 = context; x6-x8, x16, x17 are kept (SMCCC 1.1: the call changes x0-x3)
+eltwo_exit_unlearn:
+	ldr	x0, [x1, #{VCPU_UNLEARN}]
+	cbz	x0, 1f
+	smc	#0
+	ldr	x1, [x16, #{SLOT_LOADED}]
+	b	eltwo_exit_unlearned
+1:	hint	#22			// CLRBHB
+	// It holds for branches behind a context synchronization event.
+	isb
+	b	eltwo_exit_unlearned
+
 // HPFAR_EL2 has the IPA for translation, access flag and address size faults, and for all faults of a stage-1 walk (Arm ARM,
 // R_FKLWR). For the rest it is found as the CPU would find it.
 //   in        x1 = context, x2 = ESR_EL2, x3 = FAR_EL2, x5 = GuestExit
@@ -534,12 +562,16 @@ eltwo_exit_abort:
 	b.lo	6f
 	b	4f
 5:	tbnz	x2, #10, 6f			// FnV
-4:	// The guest's stage 1 and 2 are still in place, and so is its PAR_EL1.
+4:	// The guest's stage 1 and 2 are still in place, and so is its PAR_EL1. The DMBs are eltwo_par_barrier's, unasked.
+	dmb	sy
 	mrs	x4, par_el1
+	dmb	sy
 	at	s1e1r, x3
 	// Makes the result of the AT visible to the read.
 	isb
+	dmb	sy
 	mrs	x3, par_el1
+	dmb	sy
 	msr	par_el1, x4
 	// Somebody has changed the tables since: the guest will fault again, or not.
 	tbnz	x3, #0, 7f
@@ -730,6 +762,7 @@ eltwo_guest_vectors:
 	.purgem	eltwo_exit_vector
 	.purgem	eltwo_host_state
 	.purgem	eltwo_no_walks
+	.purgem	eltwo_par_barrier
 	.purgem	eltwo_sys_pairs
 	.purgem	eltwo_save_guest
 	.purgem	eltwo_load_guest

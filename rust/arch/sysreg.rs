@@ -39,6 +39,8 @@ readers! {
     id_aa64mmfr0 = "ID_AA64MMFR0_EL1";
     /// ID_AA64MMFR1_EL1: VHE, HCX, VMID width.
     id_aa64mmfr1 = "ID_AA64MMFR1_EL1";
+    /// ID_AA64ISAR2_EL1: CLRBHB.
+    id_aa64isar2 = "S3_0_C0_C6_2";
     /// CNTV_CTL_EL0: control of the virtual timer.
     cntv_ctl = "CNTV_CTL_EL0";
     /// TCR_EL1: what the kernel chose for its own tables.

@@ -81,6 +81,8 @@ pub enum SysReg {
     Switched,
     ActlrEl1,
     CsselrEl1,
+    /// Switched where [`flags::RAS`] is set (VDISR_EL2).
+    DisrEl1,
     /// Number of places.
     Count,
 }
@@ -112,7 +114,7 @@ pub mod flags {
     pub const FLUSH: u32 = 1;
     /// The CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
     pub const SPECULATIVE_AT: u32 = 2;
-    /// FEAT_RAS: DISR_EL1 and VSESR_EL2 exist.
+    /// FEAT_RAS: DISR_EL1, VDISR_EL2 and VSESR_EL2 exist.
     pub const RAS: u32 = 3;
     /// AArch32 exists at EL0.
     pub const AARCH32_EL0: u32 = 4;
@@ -120,6 +122,10 @@ pub mod flags {
     pub const HPFAR_UNSURE: u32 = 5;
     /// At least one of the registers of [`super::GuestConfig::extra`] exists: see [`super::extra`].
     pub const EXTRA: u32 = 6;
+    /// Reads of PAR_EL1 need a DMB around them (Linux: `ARM64_WORKAROUND_1508412`).
+    pub const PAR_BARRIER: u32 = 7;
+    /// What the guest has taught the branch predictor is made unlearned at each exit: see [`super::GuestConfig::unlearn`].
+    pub const UNLEARN: u32 = 8;
 }
 
 /// EL2 registers that not every CPU has: each is switched if its bit in [`GuestConfig::extra_present`] is set. The numbers are
@@ -191,6 +197,8 @@ pub struct GuestConfig {
     pub extra_present: u64,
     /// See [`extra`].
     pub extra: [u64; extra::COUNT],
+    /// Where [`flags::UNLEARN`] is set: the SMC that does it (SMCCC_ARCH_WORKAROUND_1 or 3), or 0 for CLRBHB.
+    pub unlearn: u64,
 }
 
 /// What stopped the guest. Filled by EL2.

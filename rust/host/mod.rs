@@ -11,6 +11,7 @@ pub(crate) mod kvm;
 pub(crate) mod linear;
 pub(crate) mod log;
 pub(crate) mod map_param;
+pub(crate) mod mitigation;
 pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod ram;

@@ -6,7 +6,10 @@
 
 use kernel::prelude::*;
 
-use super::trouble::Trouble;
+use super::{
+    mitigation,
+    trouble::Trouble, //
+};
 use crate::{
     arch::{
         el1,
@@ -196,6 +199,7 @@ pub(crate) fn admit_this_cpu(machine: &Machine) -> Result<(), Trouble> {
     if !el1::at_el1() || !has_el2() || ticks_on_virtual_timer() {
         return Err(Trouble::NotAtEl2);
     }
+    mitigation::admit_this_cpu();
     Ok(())
 }
 

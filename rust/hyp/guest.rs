@@ -78,6 +78,8 @@ global_asm!(
     VCPU_SYS = const offset_of!(VcpuContext, sys),
     VCPU_CONFIG = const offset_of!(VcpuContext, config),
     VCPU_FLAGS = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, flags),
+    VCPU_DISR = const offset_of!(VcpuContext, sys) + 8 * SysReg::DisrEl1 as usize,
+    VCPU_UNLEARN = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, unlearn),
     VCPU_VSESR = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, vsesr),
     VCPU_EXTRA_PRESENT =
         const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, extra_present),
@@ -91,6 +93,8 @@ global_asm!(
     FLAG_AARCH32_EL0 = const flags::AARCH32_EL0,
     FLAG_HPFAR_UNSURE = const flags::HPFAR_UNSURE,
     FLAG_EXTRA = const flags::EXTRA,
+    FLAG_PAR_BARRIER = const flags::PAR_BARRIER,
+    FLAG_UNLEARN = const flags::UNLEARN,
     EXTRA_HCRX = const extra::HCRX,
     EXTRA_HFGRTR = const extra::HFGRTR,
     EXTRA_MPAM2 = const extra::MPAM2,

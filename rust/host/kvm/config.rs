@@ -19,9 +19,15 @@ use crate::{
         GuestConfig,
         VcpuContext, //
     },
-    host::probe::{
-        self,
-        field, //
+    host::{
+        mitigation::{
+            self,
+            Unlearn, //
+        },
+        probe::{
+            self,
+            field, //
+        },
     },
 };
 
@@ -81,6 +87,8 @@ pub(crate) mod hcr {
     pub(crate) const FWB: u64 = 1 << 46;
     /// VF and VI: what the lines of a vCPU's interrupts decide.
     pub(crate) const LINES: u64 = VF | VI;
+    /// TID5: GMID_EL1 traps (FEAT_MTE2).
+    pub(crate) const TID5: u64 = 1 << 58;
     /// What every guest runs with. Clear, and so trapped or off: pointer authentication (APK, API), memory tagging (ATA),
     /// activity monitors, SCXTNUM, transactional memory, nesting.
     pub(crate) const GUEST: u64 = VM
@@ -173,6 +181,9 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
     if ras {
         hcr |= hcr::TEA | hcr::TERR;
     }
+    if probe::has_cap(bindings::ARM64_MTE) {
+        hcr |= hcr::TID5;
+    }
     hcr |= if fwb() { hcr::FWB } else { hcr::TVM };
     let mut set = 0;
     let mut want = |bit: u32, condition: bool| set |= u64::from(condition) << bit;
@@ -188,6 +199,12 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
     );
     let (extra_present, extra) = extras();
     want(flags::EXTRA, extra_present != 0);
+    want(
+        flags::PAR_BARRIER,
+        probe::has_cap(bindings::ARM64_WORKAROUND_1508412),
+    );
+    let unlearn = mitigation::unlearn();
+    want(flags::UNLEARN, unlearn.is_some());
     context.config = GuestConfig {
         hcr,
         mdcr: mdcr::GUEST,
@@ -203,6 +220,10 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         vsesr,
         extra_present,
         extra,
+        unlearn: match unlearn {
+            Some(Unlearn::Smc(function)) => u64::from(function),
+            Some(Unlearn::Clrbhb) | None => 0,
+        },
     };
     Ok(())
 }
