@@ -32,7 +32,7 @@ static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 
 /* File descriptors of VMs and vCPUs. */
 #include <linux/anon_inodes.h>
-//! function anon_inode_get(fd|file)
+//! function anon_inode_get(fd|file|file_fmode)
 
 /* Signals, rescheduling and task work before a guest is entered. */
 #include <linux/entry-virt.h>

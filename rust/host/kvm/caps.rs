@@ -24,9 +24,14 @@ use crate::bindings::{
     self,
     KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES,
     KVM_CAP_ARM_VM_IPA_SIZE,
+    KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_CHECK_EXTENSION_VM,
+    KVM_CAP_COALESCED_MMIO,
+    KVM_CAP_COALESCED_PIO,
     KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
     KVM_CAP_ENABLE_CAP_VM,
+    KVM_CAP_IOEVENTFD,
+    KVM_CAP_IOEVENTFD_ANY_LENGTH,
     KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     KVM_CAP_MAX_VCPUS,
@@ -62,8 +67,14 @@ pub(super) fn check(system: &System, _vm: Option<&Vm>, extension: usize) -> Resu
         | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | KVM_CAP_READONLY_MEM
+        | KVM_CAP_IOEVENTFD
+        | KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | KVM_CAP_COALESCED_PIO
+        | KVM_CAP_BINARY_STATS_FD
         | KVM_CAP_CHECK_EXTENSION_VM
         | KVM_CAP_ENABLE_CAP_VM => 1,
+        // The page of the file of a vCPU that the ring is at.
+        KVM_CAP_COALESCED_MMIO => 1,
         KVM_CAP_NR_MEMSLOTS => SLOTS_MAX as c_long,
         KVM_CAP_NR_VCPUS => online_cpus().min(VCPUS_MAX) as c_long,
         KVM_CAP_MAX_VCPUS | KVM_CAP_MAX_VCPU_ID => VCPUS_MAX as c_long,

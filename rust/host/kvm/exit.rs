@@ -11,6 +11,7 @@ use super::{
     events,
     mmio,
     smccc,
+    stats::VcpuStat,
     sysreg,
     vcpu::{
         Active,
@@ -58,6 +59,7 @@ const WFX_ISS_TIMED: u64 = 2;
 
 /// Deals with the exit that is recorded in the context. Interrupts are on; it may sleep.
 pub(super) fn handle(active: &mut Active<'_>, reason: ExitReason) -> Result<Next> {
+    active.vcpu.counters.add(VcpuStat::Exits);
     match reason {
         ExitReason::Irq | ExitReason::Again => Ok(Next::Resume),
         ExitReason::Sync => synchronous(active),
@@ -76,6 +78,7 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
     let esr = active.context().exit.esr;
     let class = (esr >> 26) & 0x3f;
     if class == ec::HVC64 {
+        active.vcpu.counters.add(VcpuStat::Hvc);
         return smccc::hvc(active);
     }
     if matches!(class, ec::DABT_LOW | ec::IABT_LOW) {
@@ -90,9 +93,11 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
         ec::WFX => {
             active.advance_pc();
             if esr & WFX_ISS_WFE != 0 {
+                active.vcpu.counters.add(VcpuStat::Wfe);
                 // Somebody else may be what the guest waits for.
                 timing::yield_cpu();
             } else if esr & WFX_ISS_TIMED == 0 {
+                active.vcpu.counters.add(VcpuStat::Wfi);
                 wait_for_interrupt(active);
             }
             // To end at once is allowed for all of them, and right for one with a time that nobody here measures.

@@ -19,6 +19,7 @@ use super::{
     slots::Slot,
     stage2::Target,
     stage2_memory::Reserve,
+    stats::VmStat,
     system::System,
     user_pages::{
         self,
@@ -150,6 +151,7 @@ impl Vm {
             return Ok(Abort::Mapped);
         }
         let user = slot.place.user_of(gfn).ok_or(EFAULT)?;
+        self.stage2().counters().add(VmStat::Faults);
         Work {
             vm: self,
             fault,

@@ -157,6 +157,14 @@ unsafe impl FromBytes for ClearLog {}
 const _: () = assert!(size_of::<Log>() == size_of::<bindings::kvm_dirty_log>());
 const _: () = assert!(size_of::<ClearLog>() == size_of::<bindings::kvm_clear_dirty_log>());
 
+/// Part of a page of a guest, where its maker sees it.
+struct Part {
+    slot: Arc<Slot>,
+    gfn: u64,
+    user: usize,
+    bytes: usize,
+}
+
 impl Vm {
     /// KVM_SET_USER_MEMORY_REGION and KVM_SET_USER_MEMORY_REGION2.
     ///
@@ -271,6 +279,67 @@ impl Vm {
         }
         table.set(new.id, Some(new));
         drop(replaced);
+    }
+
+    /// Reads the guest's memory from `ipa` on, as the process that made the VM sees it.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if there is no slot for all of it, or no memory behind it.
+    pub(crate) fn read_guest(&self, ipa: u64, data: &mut [u8]) -> Result {
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let part = self.part(ipa + done as u64, rest.len()).ok_or(EFAULT)?;
+            let rest = rest.get_mut(..part.bytes).ok_or(EFAULT)?;
+            UserSlice::new(UserPtr::from_addr(part.user), part.bytes)
+                .reader()
+                .read_slice(rest)?;
+            done += part.bytes;
+        }
+        Ok(())
+    }
+
+    /// Writes the guest's memory from `ipa` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read_guest`]; `EFAULT` also for a read-only slot.
+    pub(crate) fn write_guest(&self, ipa: u64, data: &[u8]) -> Result {
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let part = self.part(ipa + done as u64, rest.len()).ok_or(EFAULT)?;
+            if part.slot.is_read_only() {
+                return Err(EFAULT);
+            }
+            let rest = rest.get(..part.bytes).ok_or(EFAULT)?;
+            UserSlice::new(UserPtr::from_addr(part.user), part.bytes)
+                .writer()
+                .write_slice(rest)?;
+            if let Some(log) = &part.slot.dirty {
+                log.mark(part.gfn - part.slot.gfns().first());
+            }
+            done += part.bytes;
+        }
+        Ok(())
+    }
+
+    /// Whether a slot has `ipa`.
+    pub(crate) fn is_ram(&self, ipa: u64) -> bool {
+        self.part(ipa, 1).is_some()
+    }
+
+    /// At most `bytes` bytes from `ipa` on, in one page.
+    fn part(&self, ipa: u64, bytes: usize) -> Option<Part> {
+        let granule = self.granule();
+        let gfn = ipa >> granule.shift();
+        let (slot, _) = self.stage2().lock().find(gfn)?;
+        let offset = ipa & (granule.size() - 1);
+        Some(Part {
+            user: (slot.place.user_of(gfn)? + offset) as usize,
+            bytes: bytes.min((granule.size() - offset) as usize),
+            gfn,
+            slot,
+        })
     }
 
     /// Whether logs begin with all pages dirty.

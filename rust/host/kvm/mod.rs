@@ -3,6 +3,7 @@
 //! Host: KVM: virtual machines by the KVM uAPI.
 #![allow(dead_code, reason = "being put together")]
 
+pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod config;
 pub(crate) mod device;
@@ -20,6 +21,7 @@ pub(crate) mod slots;
 pub(crate) mod smccc;
 pub(crate) mod stage2;
 pub(crate) mod stage2_memory;
+pub(crate) mod stats;
 pub(crate) mod sysreg;
 pub(crate) mod system;
 pub(crate) mod user_pages;

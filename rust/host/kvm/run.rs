@@ -29,6 +29,7 @@ use super::{
         Next, //
     },
     mmio, psci, regs,
+    stats::VcpuStat,
     vcpu::{
         Active,
         PowerState,
@@ -175,6 +176,7 @@ fn handle_task_work(active: &Active<'_>) -> Result {
     let result = kernel::error::to_result(unsafe { bindings::xfer_to_guest_mode_handle_work() });
     if result.is_err() {
         active.run().set_exit(bindings::KVM_EXIT_INTR);
+        active.vcpu.counters.add(VcpuStat::Signals);
     }
     result
 }

@@ -36,6 +36,10 @@ use super::{
         KernelTables,
         Reserve, //
     },
+    stats::{
+        VmCounters,
+        VmStat, //
+    },
     system::System,
 };
 use crate::{
@@ -82,6 +86,7 @@ pub(crate) struct Stage2 {
     id: AtomicU64,
     /// Granules that the tables take, the reserve not included.
     table_pages: AtomicU64,
+    counters: VmCounters,
     #[pin]
     mmu: SpinLock<Mmu>,
 }
@@ -118,6 +123,7 @@ impl Stage2 {
             vttbr,
             id: AtomicU64::new(0),
             table_pages,
+            counters: VmCounters::default(),
             mmu <- new_spinlock!(Mmu {
                 table: Some(table),
                 reserve: Reserve::new(),
@@ -152,6 +158,11 @@ impl Stage2 {
     /// Granules that the tables take.
     pub(super) fn table_pages(&self) -> u64 {
         self.table_pages.load(Ordering::Relaxed)
+    }
+
+    /// What is counted.
+    pub(super) fn counters(&self) -> &VmCounters {
+        &self.counters
     }
 
     /// Takes the lock.
@@ -221,6 +232,7 @@ impl Maintenance<Ipa> for GuestTlbs<'_> {
         // no VMID yet walks the tables after them.
         el1::dsb_ish();
         if let Some(vmid) = self.0.system.vmid(&self.0.id) {
+            self.0.counters.add(VmStat::TlbFlushes);
             let vttbr = self.0.vttbr | u64::from(vmid) << 48;
             self.0.system.invalidate(
                 Call::TlbIpa,

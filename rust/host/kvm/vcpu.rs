@@ -43,6 +43,7 @@ use kernel::{
 
 use super::{
     regs::ArchState,
+    stats::VcpuCounters,
     vm::Vm, //
 };
 use crate::{
@@ -263,6 +264,8 @@ pub(crate) struct Vcpu {
     state: Mutex<VcpuState>,
     context: ContextPage,
     run: KernelPage,
+    /// What KVM_GET_STATS_FD shows.
+    pub(crate) counters: VcpuCounters,
 }
 
 // SAFETY: The pages are accessed under the mutex, but for what is meant for concurrent access; the rest is atomic or locked.
@@ -297,6 +300,7 @@ impl Vcpu {
                 }),
                 context,
                 run,
+                counters: VcpuCounters::default(),
             }),
             GFP_KERNEL_ACCOUNT,
         )

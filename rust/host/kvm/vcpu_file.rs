@@ -30,6 +30,7 @@ use kernel::{
 use super::{
     regs,
     run,
+    stats,
     vcpu::{
         Active,
         Vcpu, //
@@ -131,6 +132,7 @@ unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong)
 
 /// KVMIO of the uAPI.
 const KVMIO: u32 = 0xae;
+const KVM_GET_STATS_FD: u32 = _IO(KVMIO, 0xce);
 const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 const KVM_SET_SIGNAL_MASK: u32 = _IOW::<bindings::kvm_signal_mask>(KVMIO, 0x8b);
 
@@ -138,6 +140,10 @@ fn dispatch(owner: &Owner, cmd: u32, arg: usize) -> Result<c_long> {
     owner.vm.check_mm()?;
     if _IOC_TYPE(cmd) != KVMIO {
         return Err(EINVAL);
+    }
+    if cmd == KVM_GET_STATS_FD {
+        let fd = stats::vcpu_file(owner.vm.clone(), owner.vcpu.clone())?;
+        return Ok(fd as c_long);
     }
     let mut active = owner.vcpu.lock(&owner.vm)?;
     match cmd {

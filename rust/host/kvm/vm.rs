@@ -29,6 +29,7 @@ use kernel::{
 };
 
 use super::{
+    bus::Bus,
     notifier::Notifier,
     run::LastRan,
     slots::SlotTable,
@@ -92,6 +93,8 @@ pub(crate) struct Vm {
     /// `KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE` and the like, as KVM_ENABLE_CAP has set them.
     pub(super) manual_protect: AtomicU64,
     dead: AtomicBool,
+    #[pin]
+    pub(super) bus: Bus,
     last_ran: LastRan,
 }
 
@@ -109,6 +112,7 @@ impl Vm {
         let stage2 = Arc::pin_init(stage2, GFP_KERNEL_ACCOUNT)?;
         let notifier = Notifier::new(stage2.clone())?;
         let last_ran = LastRan::new()?;
+        let bus = Bus::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
@@ -117,6 +121,7 @@ impl Vm {
                 slots <- new_mutex!(SlotTable::new()),
                 manual_protect: AtomicU64::new(0),
                 dead: AtomicBool::new(false),
+                bus <- bus,
                 last_ran,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -210,12 +215,13 @@ impl Vm {
 
     /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_page(&self) -> Option<*mut bindings::page> {
-        None
+        Some(self.bus.ring_page())
     }
 
     /// A guest's write to `ipa`, where there is no memory. True if that is all there is to do about it.
-    pub(crate) fn io_write(&self, _ipa: u64, _data: &[u8]) -> bool {
-        false
+    #[inline]
+    pub(crate) fn io_write(&self, ipa: u64, data: &[u8]) -> bool {
+        self.bus.write(ipa, data)
     }
 
     /// Bits of an IPA.

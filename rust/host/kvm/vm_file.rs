@@ -14,7 +14,8 @@ use kernel::{
     },
     ioctl::{
         _IO,
-        _IOW, //
+        _IOW,
+        _IOWR, //
     },
     prelude::*,
     sync::Arc,
@@ -32,6 +33,7 @@ use super::{
         Log,
         Region, //
     },
+    stats,
     system::System,
     vcpu_file,
     vm::Vm, //
@@ -48,9 +50,12 @@ const CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 const GET_DIRTY_LOG: u32 = _IOW::<bindings::kvm_dirty_log>(KVMIO, 0x42);
 const SET_USER_MEMORY_REGION: u32 = _IOW::<bindings::kvm_userspace_memory_region>(KVMIO, 0x46);
 const SET_USER_MEMORY_REGION2: u32 = _IOW::<bindings::kvm_userspace_memory_region2>(KVMIO, 0x49);
+const REGISTER_COALESCED_MMIO: u32 = _IOW::<bindings::kvm_coalesced_mmio_zone>(KVMIO, 0x67);
+const UNREGISTER_COALESCED_MMIO: u32 = _IOW::<bindings::kvm_coalesced_mmio_zone>(KVMIO, 0x68);
+const IOEVENTFD: u32 = _IOW::<bindings::kvm_ioeventfd>(KVMIO, 0x79);
 const ENABLE_CAP: u32 = _IOW::<bindings::kvm_enable_cap>(KVMIO, 0xa3);
-/// _IOWR.
-const CLEAR_DIRTY_LOG: u32 = kernel::ioctl::_IOWR::<bindings::kvm_clear_dirty_log>(KVMIO, 0xc0);
+const CLEAR_DIRTY_LOG: u32 = _IOWR::<bindings::kvm_clear_dirty_log>(KVMIO, 0xc0);
+const GET_STATS_FD: u32 = _IO(KVMIO, 0xce);
 
 /// In a static, as the kernel wants it.
 struct Operations(bindings::file_operations);
@@ -122,6 +127,10 @@ fn dispatch(vm: &Arc<Vm>, cmd: u32, arg: usize) -> Result<c_long> {
         SET_USER_MEMORY_REGION2 => vm.set_region(&Region::from_v2(read(arg)?)).map(|()| 0),
         GET_DIRTY_LOG => vm.get_dirty_log(&read::<Log>(arg)?).map(|()| 0),
         CLEAR_DIRTY_LOG => vm.clear_dirty_log(&read::<ClearLog>(arg)?).map(|()| 0),
+        REGISTER_COALESCED_MMIO => vm.bus.add_zone(&read(arg)?).map(|()| 0),
+        UNREGISTER_COALESCED_MMIO => vm.bus.remove_zones(&read(arg)?).map(|()| 0),
+        IOEVENTFD => vm.bus.ioeventfd(&read(arg)?).map(|()| 0),
+        GET_STATS_FD => stats::vm_file(vm.clone()).map(|fd| fd as c_long),
         ENABLE_CAP => caps::enable(vm, &read(arg)?),
         CHECK_EXTENSION => caps::check(vm.system(), Some(vm), arg),
         _ => Err(EINVAL),
