@@ -51,3 +51,11 @@ static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 /* Lockdep's books about interrupts, where the kernel keeps them. */
 #include <linux/irqflags.h>
 //! function trace_hardirqs_(on|off)
+
+/* Random numbers, and the wall clock with the counter it was read at, for guests that ask. */
+#include <linux/random.h>
+#include <linux/timekeeping.h>
+//! function get_random_bytes
+//! function ktime_get_snapshot_id
+//! type system_time_snapshot
+//! type clocksource_ids

@@ -197,6 +197,20 @@ pub(crate) fn dsb_ish() {
     unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
 }
 
+/// Invalidates the instruction caches of all CPUs.
+pub(crate) fn invalidate_icache() {
+    // SAFETY: No instruction is lost: they are fetched again.
+    unsafe {
+        asm!(
+            "dsb ishst",
+            "ic ialluis",
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
 /// Whether this CPU runs its kernel at EL1.
 pub(crate) fn at_el1() -> bool {
     (sysreg::current_el() >> 2) & 3 == 1

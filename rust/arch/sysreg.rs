@@ -41,6 +41,20 @@ readers! {
     id_aa64mmfr1 = "ID_AA64MMFR1_EL1";
     /// ID_AA64ISAR2_EL1: CLRBHB.
     id_aa64isar2 = "S3_0_C0_C6_2";
+    /// MIDR_EL1, REVIDR_EL1, AIDR_EL1: which CPU this is.
+    midr_el1 = "MIDR_EL1";
+    /// See [`midr_el1`].
+    revidr_el1 = "REVIDR_EL1";
+    /// See [`midr_el1`].
+    aidr_el1 = "AIDR_EL1";
+    /// ACTLR_EL1: IMPLEMENTATION DEFINED controls.
+    actlr_el1 = "ACTLR_EL1";
+    /// AMAIR_EL1: IMPLEMENTATION DEFINED memory attributes.
+    amair_el1 = "AMAIR_EL1";
+    /// DBGAUTHSTATUS_EL1: what an external debugger may do.
+    dbgauthstatus_el1 = "DBGAUTHSTATUS_EL1";
+    /// CNTPCT_EL0: the physical counter, in ticks.
+    cntpct = "CNTPCT_EL0";
     /// CNTV_CTL_EL0: control of the virtual timer.
     cntv_ctl = "CNTV_CTL_EL0";
     /// TCR_EL1: what the kernel chose for its own tables.

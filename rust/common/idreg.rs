@@ -285,13 +285,15 @@ pub const fn clidr(ctr: u64) -> u64 {
     caches | instruction | coherency << 24
 }
 
+/// The bits of CLIDR_EL1 that user space may set.
+pub const CLIDR_WRITABLE: u64 = 0x0000_7fff_ffff_ffff;
+
 /// Whether user space may set CLIDR_EL1 to `value`.
 pub const fn clidr_accepts(value: u64, ctr: u64) -> bool {
-    const RES0: u64 = 0xffff_8000_0000_0000;
     let (louis, loc, louu) = ((value >> 21) & 7, (value >> 24) & 7, (value >> 27) & 7);
     // No cleaning to the point of unification, though the CPUs need it?
     let promises_idc = loc == 0 || (louis == 0 && louu == 0);
-    value & RES0 == 0 && (ctr & (1 << 28) != 0 || !promises_idc)
+    value & !CLIDR_WRITABLE == 0 && (ctr & (1 << 28) != 0 || !promises_idc)
 }
 
 /// log2 of the smallest line, in bytes, of data caches or instruction caches by CTR_EL0.

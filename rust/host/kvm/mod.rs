@@ -3,6 +3,7 @@
 //! Host: KVM: virtual machines by the KVM uAPI.
 #![allow(dead_code, reason = "being put together")]
 
+pub(crate) mod attrs;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod config;
@@ -15,6 +16,7 @@ pub(crate) mod memory;
 pub(crate) mod mmio;
 pub(crate) mod notifier;
 pub(crate) mod psci;
+pub(crate) mod pvtime;
 pub(crate) mod regs;
 pub(crate) mod run;
 pub(crate) mod slots;
@@ -29,3 +31,4 @@ pub(crate) mod vcpu;
 pub(crate) mod vcpu_file;
 pub(crate) mod vm;
 pub(crate) mod vm_file;
+pub(crate) mod walk;
