@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use super::{
+    attrs,
     slots::SLOTS_MAX,
     system::System,
     vm::{
@@ -81,7 +82,7 @@ pub(super) fn check(system: &System, _vm: Option<&Vm>, extension: usize) -> Resu
         KVM_CAP_ARM_VM_IPA_SIZE => system.ipa_limit() as c_long,
         KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES => system.block_sizes() as c_long,
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_CAPS as c_long,
-        _ => 0,
+        _ => attrs::check_extension(extension).unwrap_or(0),
     })
 }
 
@@ -106,7 +107,7 @@ pub(super) fn enable(vm: &Vm, cap: &EnableCap) -> Result<c_long> {
         vm.manual_protect.store(wanted, Ordering::Relaxed);
         return Ok(0);
     }
-    Err(EINVAL)
+    attrs::enable_cap(vm, cap)
 }
 
 /// Number of CPUs that are online.

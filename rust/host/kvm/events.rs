@@ -174,8 +174,8 @@ pub(super) fn set(active: &mut Active<'_>, arg: usize) -> Result {
     let [pending, has_esr, abort, padding @ .., _, _, _, _, _, _, _, _] = &bytes[..16] else {
         return Err(EINVAL);
     };
-    let reserved = bytes.iter().skip(16).chain(padding);
-    if reserved.into_iter().any(|byte| *byte != 0) {
+    let is_set = |byte: &u8| *byte != 0;
+    if padding.iter().any(is_set) || bytes.iter().skip(16).any(is_set) {
         return Err(EINVAL);
     }
     let mut esr = [0; 8];

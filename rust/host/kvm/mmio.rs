@@ -127,7 +127,7 @@ fn emulate(active: &mut Active<'_>, ipa: u64, access: Access) -> Result<Next> {
 
 fn undescribed(active: &mut Active<'_>, ipa: u64) -> Result<Next> {
     if !active.vm.arch().has(Flag::NisvToUser) {
-        return Err(ENOSYS);
+        return Err(Error::from_errno(-(bindings::ENOSYS as i32)));
     }
     let run = active.run();
     let exit = run.exit_data::<NisvExit>();

@@ -403,10 +403,10 @@ fn set(active: &mut Active<'_>, id: u64, address: u64) -> Result {
 fn list(arg: usize) -> Result {
     let [room] = user::read_longs::<1>(arg)?;
     let ids = || {
-        regid::core_ids()
-            .chain(firmware::ids())
-            .chain(sysregs::all().map(regid::system_id))
-            .chain((0..regid::CSSELR_VALUES).map(regid::demux_id))
+        // By its full name, as the kernel's prelude has another `chain`.
+        let general = Iterator::chain(regid::core_ids(), firmware::ids());
+        let system = Iterator::chain(general, sysregs::all().map(regid::system_id));
+        Iterator::chain(system, (0..regid::CSSELR_VALUES).map(regid::demux_id))
     };
     let count = ids().count();
     let mut writer =

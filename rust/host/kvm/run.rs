@@ -256,6 +256,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     config.vttbr = vm.enter_vttbr(cpu.number());
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
     config.hcr = (config.hcr & !config::hcr::LINES) | vcpu.irq_lines.load(Ordering::Relaxed);
+    config.cntvoff = vm.arch().virtual_offset();
     let fp = config.flags & (1 << flags::FP) != 0;
     if fp {
         timing::save_user_fp(masked.proof());

@@ -192,7 +192,8 @@ fn wall_clock(active: &Active<'_>, counter: u32) -> [u64; 4] {
         bindings::KVM_PTP_PHYS_COUNTER => arch.physical_offset(),
         _ => return [NOT_SUPPORTED, 0, 0, 0],
     };
-    let mut now = bindings::system_time_snapshot::default();
+    // SAFETY: Made of numbers.
+    let mut now: bindings::system_time_snapshot = unsafe { core::mem::zeroed() };
     // SAFETY: The place is valid for writes.
     unsafe { bindings::ktime_get_snapshot_id(bindings::CLOCK_REALTIME as i32, &mut now) };
     if now.cs_id != bindings::clocksource_ids_CSID_ARM_ARCH_COUNTER {

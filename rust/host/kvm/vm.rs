@@ -29,6 +29,7 @@ use kernel::{
 };
 
 use super::{
+    attrs::VmArch,
     bus::Bus,
     notifier::Notifier,
     run::LastRan,
@@ -96,6 +97,8 @@ pub(crate) struct Vm {
     #[pin]
     pub(super) bus: Bus,
     last_ran: LastRan,
+    #[pin]
+    arch: VmArch,
 }
 
 impl Vm {
@@ -123,6 +126,7 @@ impl Vm {
                 dead: AtomicBool::new(false),
                 bus <- bus,
                 last_ran,
+                arch <- VmArch::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -232,6 +236,12 @@ impl Vm {
     /// VTCR_EL2.
     pub(crate) fn vtcr(&self) -> u64 {
         self.stage2.vtcr()
+    }
+
+    /// What its vCPUs have in common besides memory.
+    #[inline]
+    pub(crate) fn arch(&self) -> &VmArch {
+        &self.arch
     }
 
     /// Which vCPU ran last on each CPU.

@@ -27,6 +27,7 @@ use kernel::{
 };
 
 use super::{
+    attrs,
     caps,
     memory::{
         ClearLog,
@@ -133,7 +134,7 @@ fn dispatch(vm: &Arc<Vm>, cmd: u32, arg: usize) -> Result<c_long> {
         GET_STATS_FD => stats::vm_file(vm.clone()).map(|fd| fd as c_long),
         ENABLE_CAP => caps::enable(vm, &read(arg)?),
         CHECK_EXTENSION => caps::check(vm.system(), Some(vm), arg),
-        _ => Err(EINVAL),
+        _ => attrs::vm_ioctl(vm, cmd, arg),
     }
 }
 

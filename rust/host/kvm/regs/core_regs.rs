@@ -123,7 +123,8 @@ fn narrow(active: &mut Active<'_>) {
     if regs.spsr & pstate::AARCH32 == 0 {
         return;
     }
-    for register in regs.x.iter_mut().take(15).chain([&mut regs.elr]) {
+    for register in regs.x.iter_mut().take(15) {
         *register &= 0xffff_ffff;
     }
+    regs.elr &= 0xffff_ffff;
 }

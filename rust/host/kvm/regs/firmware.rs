@@ -39,9 +39,8 @@ const BITMAP_IDS: [u64; BITMAPS] = [
 
 /// The IDs of all of them.
 pub(super) fn ids() -> impl Iterator<Item = u64> {
-    [PSCI_VERSION, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3]
-        .into_iter()
-        .chain(BITMAP_IDS)
+    let single = [PSCI_VERSION, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3];
+    Iterator::chain(single.into_iter(), BITMAP_IDS)
 }
 
 /// Protection of the guest against one kind of speculation: the level, of four bits. A higher one is better.

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The ID registers of a VM.
-pub(in crate::host::kvm) struct IdRegs {
+pub(crate) struct IdRegs {
     /// By [`idreg::index`].
     features: [u64; idreg::COUNT],
     ctr: u64,
