@@ -14,6 +14,7 @@ use super::{
     events,
     exit::Next,
     regs,
+    stats::VcpuStat,
     vcpu::Active, //
 };
 use crate::{
@@ -105,9 +106,11 @@ fn emulate(active: &mut Active<'_>, ipa: u64, access: Access) -> Result<Next> {
             .get(..usize::from(access.bytes))
             .is_some_and(|data| active.vm.io_write(ipa, data));
     if taken {
+        active.vcpu.counters.add(VcpuStat::MmioKernel);
         active.advance_pc();
         return Ok(Next::Resume);
     }
+    active.vcpu.counters.add(VcpuStat::MmioUser);
     let run = active.run();
     let exit = run.exit_data::<MmioExit>();
     // SAFETY: The union has room for it, in a page that is alive; user space may write there too, so no reference is made. A
