@@ -17,7 +17,10 @@ use host::{
         self,
         Step, //
     },
-    kvm::device::Device,
+    kvm::{
+        device::Device,
+        system::System, //
+    },
     probe,
     service::Service, //
 };
@@ -136,8 +139,9 @@ impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let active = Active::new()?;
         inject::check(Step::Debugfs)?;
-        let files = Directory::new(active.service.clone())?;
-        let device = Device::new(active.service.clone())?;
+        let system = System::new(active.service.clone())?;
+        let files = Directory::new(system.clone())?;
+        let device = Device::new(system)?;
         active.service.announce();
         Ok(Self {
             _device: device,

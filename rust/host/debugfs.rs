@@ -10,6 +10,8 @@
 //! | `regs` | the EL2 register image of each CPU: before init, and now |
 //! | `hypercall` | write: a call, made on the writer's CPU; read: x0..x4 of the last one |
 //! | `provoke` | write: the name of an exception to take at EL2 on the writer's CPU; read: the names |
+//! | `vms` | what VMs take, and a line for each |
+//! | `stage2` | the stage-2 tables of each VM |
 //! | `log` | the exceptions that were taken at EL2 |
 
 use core::{
@@ -48,6 +50,10 @@ use super::{
         State, //
     },
     hooks,
+    kvm::{
+        show,
+        system::System, //
+    },
     service::Service, //
 };
 use crate::{
@@ -75,6 +81,7 @@ const LONGEST_WRITE: usize = 256;
 #[pin_data]
 struct Files {
     service: Arc<Service>,
+    system: Arc<System>,
     #[pin]
     last_call: Mutex<HvcRegs>,
 }
@@ -96,10 +103,11 @@ unsafe impl Sync for Directory {}
 
 impl Directory {
     /// Creates it. Without debugfs in the kernel there is none, which is no error.
-    pub(crate) fn new(service: Arc<Service>) -> Result<Self> {
+    pub(crate) fn new(system: Arc<System>) -> Result<Self> {
         let files = KBox::pin_init(
             pin_init!(Files {
-                service,
+                service: system.service.clone(),
+                system,
                 last_call <- new_mutex!([0; 5]),
             }),
             GFP_KERNEL,
@@ -113,6 +121,8 @@ impl Directory {
             (c"tables", 0o400, &TABLES),
             (c"regs", 0o400, &REGS),
             (c"log", 0o400, &LOG),
+            (c"vms", 0o400, &VMS),
+            (c"stage2", 0o400, &STAGE2),
             (c"hypercall", 0o600, &HYPERCALL),
             (c"provoke", 0o600, &PROVOKE),
         ] {
@@ -228,6 +238,8 @@ operations!(POOL, show_pool, read_only);
 operations!(TABLES, show_tables, read_only);
 operations!(REGS, show_regs, read_only);
 operations!(LOG, show_log, read_only);
+operations!(VMS, show_vms, read_only);
+operations!(STAGE2, show_stage2, read_only);
 operations!(HYPERCALL, show_hypercall, do_hypercall);
 operations!(PROVOKE, show_provoke, do_provoke);
 
@@ -337,6 +349,14 @@ fn show_pool(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn show_tables(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     files.service.tables.show(&files.service.pool, f)
+}
+
+fn show_vms(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    show::vms(&files.system, f)
+}
+
+fn show_stage2(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    show::stage2(&files.system, f)
 }
 
 fn show_log(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     bindings,
-    host::service::Service,
     THIS_MODULE, //
 };
 
@@ -77,8 +76,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if somebody else has the minor number, `ENODEV` where the CPUs lack something, `ENOMEM`.
-    pub(crate) fn new(service: Arc<Service>) -> Result<Self> {
+    /// `EBUSY` if somebody else has the minor number, `ENOMEM`.
+    pub(crate) fn new(system: Arc<System>) -> Result<Self> {
         let device = KBox::pin(
             Registered {
                 misc: Opaque::new(bindings::miscdevice {
@@ -87,7 +86,7 @@ impl Device {
                     fops: &OPERATIONS.0,
                     ..Default::default()
                 }),
-                system: Arc::new(System::new(service)?, GFP_KERNEL)?,
+                system,
             },
             GFP_KERNEL,
         )?;

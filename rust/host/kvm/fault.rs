@@ -257,7 +257,11 @@ impl Work<'_> {
         let granule = system.granule();
         let start = linear::phys_to_kern(target.pa).as_ptr();
         let bytes = (target.gfns.count() << granule.shift()) as usize;
-        if self.fault.kind == Kind::Translation && !system.format.fwb {
+        // What is mapped already was cleaned when it was; a write may have got a page of its own, though. If the mapping goes
+        // meanwhile, this fault has been overtaken.
+        let mapped = self.fault.kind == Kind::Permission
+            && self.vm.stage2().lock().maps(target.gfns.first(), target.pa);
+        if !mapped && !system.format.fwb {
             // SAFETY: `found` is RAM, and holds a reference to it; what a block adds to that belongs to the same folio, or to a
             // mapping that is in place as long as no invalidation is announced.
             unsafe {

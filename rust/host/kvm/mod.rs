@@ -19,6 +19,7 @@ pub(crate) mod psci;
 pub(crate) mod pvtime;
 pub(crate) mod regs;
 pub(crate) mod run;
+pub(crate) mod show;
 pub(crate) mod slots;
 pub(crate) mod smccc;
 pub(crate) mod stage2;

@@ -113,7 +113,7 @@ impl Stage2 {
         let geometry = system.geometry(ipa_bits)?;
         let vtcr = system.vtcr(&geometry)?;
         let table_pages = AtomicU64::new(0);
-        let memory = KernelTables::sleeping(&table_pages);
+        let memory = KernelTables::sleeping([&table_pages, &system.table_pages]);
         let table = PageTable::create(system.format, geometry, &memory).map_err(to_errno)?;
         let vttbr = geometry.vttbr(table.root(), 0).ok_or(EFAULT)?;
         Ok(try_pin_init!(Self {
@@ -158,6 +158,16 @@ impl Stage2 {
     /// Granules that the tables take.
     pub(super) fn table_pages(&self) -> u64 {
         self.table_pages.load(Ordering::Relaxed)
+    }
+
+    /// Where table pages are counted.
+    fn used(&self) -> [&AtomicU64; 2] {
+        [&self.table_pages, &self.system.table_pages]
+    }
+
+    /// Its VMID, or the one it had last.
+    pub(super) fn vmid(&self) -> Option<u16> {
+        self.system.vmid(&self.id)
     }
 
     /// What is counted.
@@ -210,7 +220,7 @@ impl PinnedDrop for Stage2 {
             self.system.release_vmid(&self.id);
         }
         let mut mmu = self.mmu.lock();
-        let memory = KernelTables::sleeping(&self.table_pages);
+        let memory = KernelTables::sleeping(self.used());
         let destroyed = mmu.table.take().map(|table| table.destroy(&memory));
         drop(mmu);
         if let Some(Err(error)) = destroyed {
@@ -303,9 +313,21 @@ impl Locked<'_> {
         work: impl FnOnce(&mut PageTable<Format>, &Env<'_, KernelTables<'_>, GuestTlbs<'_>>) -> T,
     ) -> Option<T> {
         let mmu = &mut *self.mmu;
-        let memory = KernelTables::reserved(&mut mmu.reserve, &self.stage2.table_pages);
+        let memory = KernelTables::reserved(&mut mmu.reserve, self.stage2.used());
         let tlb = GuestTlbs(self.stage2);
         Some(work(mmu.table.as_mut()?, &Env::new(&memory, &tlb)))
+    }
+
+    /// Whether page `gfn` is mapped to `pa`.
+    pub(super) fn maps(&mut self, gfn: u64, pa: PhysAddr) -> bool {
+        let Some(range) = GfnRange::new(gfn, 1).and_then(|gfns| self.stage2.range(gfns)) else {
+            return false;
+        };
+        self.with(|table, env| table.lookup(env.memory, range.first()))
+            .and_then(Result::ok)
+            .flatten()
+            .and_then(|leaf| leaf.translate(range.first()))
+            == Some(pa)
     }
 
     /// Gives the reserve what `pages` has.

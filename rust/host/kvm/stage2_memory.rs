@@ -123,13 +123,13 @@ impl Reserve {
 pub(super) struct KernelTables<'a> {
     /// Where new tables come from; without it they are allocated, which may sleep.
     reserve: Option<RefCell<&'a mut Reserve>>,
-    /// Granules that are in use.
-    used: &'a AtomicU64,
+    /// Granules that are in use: of this VM, and of all.
+    used: [&'a AtomicU64; 2],
 }
 
 impl<'a> KernelTables<'a> {
     /// Takes tables from `reserve`.
-    pub(super) fn reserved(reserve: &'a mut Reserve, used: &'a AtomicU64) -> Self {
+    pub(super) fn reserved(reserve: &'a mut Reserve, used: [&'a AtomicU64; 2]) -> Self {
         Self {
             reserve: Some(RefCell::new(reserve)),
             used,
@@ -137,7 +137,7 @@ impl<'a> KernelTables<'a> {
     }
 
     /// Allocates tables.
-    pub(super) fn sleeping(used: &'a AtomicU64) -> Self {
+    pub(super) fn sleeping(used: [&'a AtomicU64; 2]) -> Self {
         Self {
             reserve: None,
             used,
@@ -173,7 +173,9 @@ impl TableMemory for KernelTables<'_> {
         };
         let pa = pages.and_then(Pages::leak).ok_or(TableError::NoMemory)?;
         entries(pa).store(0, Ordering::Relaxed);
-        self.used.fetch_add(granules, Ordering::Relaxed);
+        for used in self.used {
+            used.fetch_add(granules, Ordering::Relaxed);
+        }
         Ok(pa)
     }
 
@@ -181,7 +183,9 @@ impl TableMemory for KernelTables<'_> {
         entries(table).store(0, Ordering::Relaxed);
         // SAFETY: The walker gives back what `alloc` gave it, with the same number of granules, once.
         drop(unsafe { Pages::from_leaked(table, order(granules)) });
-        self.used.fetch_sub(granules, Ordering::Relaxed);
+        for used in self.used {
+            used.fetch_sub(granules, Ordering::Relaxed);
+        }
     }
 
     fn get(&self, table: PhysAddr, entries_more: u64) -> Result<(), TableError> {

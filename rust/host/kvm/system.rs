@@ -2,21 +2,29 @@
 
 //! Host: what all VMs have in common: the loaded eltwo, the shape of their stage 2, and the VMIDs.
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering, //
+use core::{
+    ptr,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
 };
 
 use kernel::{
     cpu::nr_cpu_ids,
+    new_mutex,
     prelude::*,
-    sync::Arc,
+    sync::{
+        Arc,
+        Mutex, //
+    },
     types::Opaque, //
 };
 
 use super::{
     config,
-    user_pages, //
+    user_pages,
+    vm::Vm, //
 };
 use crate::{
     arch::el1,
@@ -37,6 +45,10 @@ use crate::{
         },
     },
     host::{
+        hooks::{
+            self,
+            IrqsOff, //
+        },
         probe::{
             self,
             field, //
@@ -69,7 +81,14 @@ const IPA_BITS_MIN: u32 = 32;
 /// IPA size of a VM whose maker does not say, in bits.
 const IPA_BITS_DEFAULT: u32 = 40;
 
+/// A VM in the list of all. It takes itself off the list before it goes, so a pointer in the list is good while the list is locked.
+struct Listed(*const Vm);
+
+// SAFETY: The pointer is used under the lock of the list only, and a `Vm` may be shared between threads.
+unsafe impl Send for Listed {}
+
 /// See the module.
+#[pin_data]
 pub(crate) struct System {
     pub(crate) service: Arc<Service>,
     /// Stage-2 descriptors.
@@ -85,6 +104,10 @@ pub(crate) struct System {
     /// VTCR_EL2, without the fields that depend on the IPA size.
     vtcr: u64,
     vmids: Vmids,
+    /// Granules that stage-2 tables take, of all VMs.
+    pub(super) table_pages: AtomicU64,
+    #[pin]
+    vms: Mutex<KVec<Listed>>,
 }
 
 impl System {
@@ -93,7 +116,7 @@ impl System {
     /// # Errors
     ///
     /// `ENOMEM`; `ENODEV` where the CPUs have too few VMIDs.
-    pub(crate) fn new(service: Arc<Service>) -> Result<Self> {
+    pub(crate) fn new(service: Arc<Service>) -> Result<Arc<Self>> {
         let machine = &service.machine;
         let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
         let wide_vmids = field(mmfr1, 4) == 2;
@@ -112,20 +135,67 @@ impl System {
             0
         };
         let vs = if wide_vmids { vtcr::VS } else { 0 };
-        Ok(Self {
-            format: Stage2 {
-                fwb: config::fwb(),
-                xnx: field(mmfr1, 28) != 0,
-            },
-            dic: probe::has_cap(bindings::ARM64_HAS_CACHE_DIC),
-            clean_twice: probe::has_cap(bindings::ARM64_WORKAROUND_4311569),
-            user_geometry: user_pages::geometry(machine)?,
-            granule: machine.granule,
-            output,
-            vtcr: vtcr::RES1 | vtcr::WALKS_WBWA_IS | tg0 | (pa_size << vtcr::PS_SHIFT) | vs | ds,
-            vmids: Vmids::new(wide_vmids)?,
-            service,
-        })
+        let user_geometry = user_pages::geometry(machine)?;
+        let vmids = Vmids::new(wide_vmids)?;
+        let granule = machine.granule;
+        Arc::pin_init(
+            pin_init!(Self {
+                format: Stage2 {
+                    fwb: config::fwb(),
+                    xnx: field(mmfr1, 28) != 0,
+                },
+                dic: probe::has_cap(bindings::ARM64_HAS_CACHE_DIC),
+                clean_twice: probe::has_cap(bindings::ARM64_WORKAROUND_4311569),
+                user_geometry,
+                granule,
+                output,
+                vtcr: vtcr::RES1
+                    | vtcr::WALKS_WBWA_IS
+                    | tg0
+                    | (pa_size << vtcr::PS_SHIFT)
+                    | vs
+                    | ds,
+                vmids,
+                table_pages: AtomicU64::new(0),
+                vms <- new_mutex!(KVec::new()),
+                service,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Makes room in the list for one more VM.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn list(&self, vm: &Vm) -> Result {
+        self.vms
+            .lock()
+            .push(Listed(ptr::from_ref(vm)), GFP_KERNEL)
+            .map_err(Error::from)
+    }
+
+    /// Takes a VM off the list, if it is there.
+    pub(super) fn unlist(&self, vm: &Vm) {
+        self.vms.lock().retain(|listed| !ptr::eq(listed.0, vm));
+    }
+
+    /// Number of VMs.
+    pub(super) fn vm_count(&self) -> usize {
+        self.vms.lock().len()
+    }
+
+    /// Calls `function` for each VM. None goes away, and none comes, meanwhile.
+    pub(super) fn for_each_vm<E>(
+        &self,
+        mut function: impl FnMut(&Vm) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for listed in &*self.vms.lock() {
+            // SAFETY: The list is locked, so the VM has not taken itself off it.
+            function(unsafe { &*listed.0 })?;
+        }
+        Ok(())
     }
 
     /// Most bits that an IPA can have.
@@ -182,15 +252,24 @@ impl System {
         Ok(self.vtcr | (sl0 << vtcr::SL0_SHIFT) | (sl2 << vtcr::SL2_SHIFT) | geometry.t0sz())
     }
 
-    /// A call that invalidates TLBs, made on this CPU. From any context.
+    /// A call that invalidates TLBs, on all CPUs. Interrupts are on; nothing sleeps.
     ///
-    /// It fails only where EL2 is not ours any more: then no guest runs, and the next time EL2 is set up all TLBs are emptied.
+    /// A CPU whose EL2 is not ours any more, after an exception there, cannot make the call. Until the others are taken down
+    /// too they may run guests, so then all of them are asked. Where none is ours no guest runs, and the next time
+    /// EL2 is set up all TLBs are emptied.
     pub(super) fn invalidate(&self, call: Call, args: [u64; 4]) {
-        let masked = IrqsMasked::new();
-        let irqs = masked.proof();
-        if let Some(cpu) = self.service.this_cpu(irqs) {
-            let _ = cpu.call(&self.service, call as u64, args, irqs);
+        let here = self.invalidate_here(call, args, IrqsMasked::new().proof());
+        if here.is_err() {
+            hooks::on_each_cpu(|irqs| {
+                let _ = self.invalidate_here(call, args, irqs);
+            });
         }
+    }
+
+    /// The same, made on this CPU.
+    fn invalidate_here(&self, call: Call, args: [u64; 4], irqs: &IrqsOff) -> Result {
+        let cpu = self.service.this_cpu(irqs).ok_or(EIO)?;
+        cpu.call(&self.service, call as u64, args, irqs).map(drop)
     }
 
     /// The VMID of the VM whose id is in `id`, on `cpu`, where this runs with interrupts masked, right before an entry.
@@ -219,8 +298,9 @@ impl System {
                 active.store(renewed.id, Ordering::Relaxed);
             }
             if renewed.flush {
-                // Under the lock: nobody enters with a VMID of the new generation before it is done.
-                self.invalidate(Call::TlbAllVmids, [0; 4]);
+                // Under the lock: nobody enters with a VMID of the new generation before it is done. If it cannot be done,
+                // neither can the entry.
+                let _ = self.invalidate_here(Call::TlbAllVmids, [0; 4], IrqsMasked::new().proof());
             }
             Some(renewed.id)
         });

@@ -82,7 +82,7 @@ struct Vcpus {
 }
 
 /// See the module. The fields are dropped in order.
-#[pin_data]
+#[pin_data(PinnedDrop)]
 pub(crate) struct Vm {
     #[pin]
     vcpus: Mutex<Vcpus>,
@@ -99,6 +99,15 @@ pub(crate) struct Vm {
     last_ran: LastRan,
     #[pin]
     arch: VmArch,
+    /// The process that made it.
+    pid: i32,
+}
+
+#[pinned_drop]
+impl PinnedDrop for Vm {
+    fn drop(self: Pin<&mut Self>) {
+        self.system().unlist(&self);
+    }
 }
 
 impl Vm {
@@ -116,7 +125,7 @@ impl Vm {
         let notifier = Notifier::new(stage2.clone())?;
         let last_ran = LastRan::new()?;
         let bus = Bus::new()?;
-        Arc::pin_init(
+        let vm = Arc::pin_init(
             pin_init!(Self {
                 vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
                 notifier,
@@ -127,9 +136,17 @@ impl Vm {
                 bus <- bus,
                 last_ran,
                 arch <- VmArch::new(),
+                pid: kernel::current!().pid(),
             }),
             GFP_KERNEL_ACCOUNT,
-        )
+        )?;
+        system.list(&vm)?;
+        Ok(vm)
+    }
+
+    /// Number of the process that made it.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// What all VMs have in common.
