@@ -2,8 +2,8 @@
 
 //! Hyp: guests: which vCPU may run, what the switch of `asm/guest.S` needs, and the TLBs of guests.
 //!
-//! The host owns the machine and its guests: what it says in a vCPU's context is taken as it is, but for what could take EL2
-//! itself out of its address space or to an instruction of somebody else's (PSTATE, HCR_EL2.E2H).
+//! The host owns the machine and its guests: what it says in a vCPU's context is taken as it is. PSTATE alone is looked at, as
+//! that is what user space can set, and an exception return by it must not lead to EL2.
 
 use core::{
     arch::global_asm,
