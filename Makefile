@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check shell clean distclean help cargo
+.PHONY: all setup demo check kvm-selftests shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check shell: cargo
+setup demo check kvm-selftests shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -39,6 +39,9 @@ help:
 	@echo 'make demo       see the module take EL2 over and give it back, in a VM'
 	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
 	@echo '                ARGS=--no-vm for everything but the VMs'
+	@echo 'make kvm-selftests'
+	@echo '                the kernel'\''s KVM selftests on its own KVM and on eltwo, side by side;'
+	@echo '                ARGS="--program NAME" for one of them, ARGS="--cpu max" for another CPU'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'

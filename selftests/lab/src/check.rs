@@ -29,6 +29,7 @@ use crate::{
         Failure, //
     },
     image,
+    kselftest::KvmSelftests,
     ktap::Tally,
     module::{
         Build,
@@ -175,7 +176,11 @@ impl Check<'_> {
                 });
             }
         }
-        let session = self.build(&lock, &mut total);
+        let mut session = self.build(&lock, &mut total);
+        if self.needs_kvm_selftests() {
+            session =
+                session.and_then(|session| self.add_kvm_selftests(session, &lock, &mut total));
+        }
         drop(lock);
         // What could not be built is a failure already; there is nothing to run then.
         if let Some(session) = session {
@@ -385,6 +390,31 @@ impl Check<'_> {
             },
         );
         session
+    }
+
+    /// Whether one of the VM runs needs the kernel's KVM selftests.
+    fn needs_kvm_selftests(&self) -> bool {
+        !self.no_vm
+            && RUNS.iter().any(|run| {
+                run.kvm_selftests
+                    && (self.only.is_empty() || self.only.iter().any(|name| name == run.name))
+            })
+    }
+
+    /// Builds the kernel's KVM selftests. If that fails, which is a failure, nothing is left to run.
+    fn add_kvm_selftests<'a>(
+        &'a self,
+        session: Session<'a>,
+        lock: &Lock,
+        total: &mut Tally,
+    ) -> Option<Session<'a>> {
+        let mut tests = None;
+        self.group("build: the kernel's KVM selftests", total, |group, _| {
+            tests = Some(KvmSelftests::ensure(self.ui, self.cache, lock, self.lab)?);
+            group.pass();
+            Ok(())
+        });
+        tests.map(|tests| session.with_kvm_selftests(tests))
     }
 
     /// Checks the EL2 image, and runs it on the model of the machine.

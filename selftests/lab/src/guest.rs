@@ -35,6 +35,7 @@ use crate::{
         Lock, //
     },
     initramfs::Initramfs,
+    kselftest::KvmSelftests,
     ui::Ui, //
 };
 
@@ -138,8 +139,8 @@ pub struct Payload<'a> {
 }
 
 impl Payload<'_> {
-    /// The archive for a VM. With `kexec`, the kernel and the same archive without them are in `/boot`.
-    pub fn archive(&self, kexec: bool) -> Result<Vec<u8>> {
+    /// The archive for a VM, with the kernel's KVM selftests if they are given. With `kexec`, the kernel and the same archive without them are in `/boot`.
+    pub fn archive(&self, kvm_selftests: Option<&KvmSelftests>, kexec: bool) -> Result<Vec<u8>> {
         let mut archive = Initramfs::with_skeleton();
         self.userland.add_to(&mut archive)?;
         archive.program_from("init", self.init)?;
@@ -151,6 +152,9 @@ impl Payload<'_> {
         let script = "cpu-hotplug/cpu-on-off-test.sh";
         let tests = self.source.join("tools/testing/selftests");
         archive.program_from(&format!("kselftest/{script}"), &tests.join(script))?;
+        if let Some(tests) = kvm_selftests {
+            tests.add_to(&mut archive)?;
+        }
         let mut bytes = archive.into_bytes()?;
         if kexec {
             let mut second = Initramfs::default();

@@ -58,16 +58,18 @@ const COMMENTS: usize = 5;
 
 /// A result line without its number.
 #[derive(Debug, PartialEq, Eq)]
-struct TestResult<'a> {
-    ok: bool,
-    name: &'a str,
+pub struct TestResult<'a> {
+    /// Whether the test passed or was skipped.
+    pub ok: bool,
+    /// Its name.
+    pub name: &'a str,
     /// What follows the `#`: `SKIP why`, `TIMEOUT ...`; empty if there is none.
     directive: &'a str,
 }
 
 impl TestResult<'_> {
     /// The reason of a skip.
-    fn skip_reason(&self) -> Option<&str> {
+    pub fn skip_reason(&self) -> Option<&str> {
         let word = self.directive.get(..4)?;
         (self.ok && word.eq_ignore_ascii_case("skip")).then(|| self.directive[4..].trim())
     }
@@ -107,7 +109,9 @@ impl Document {
             self.result(depth, &result);
         } else if let Some(comment) = text.strip_prefix("# ") {
             let comments = &mut self.levels.entry(depth).or_default().comments;
-            if comments.len() < COMMENTS && !comment.starts_with("Totals:") {
+            // Behind a bar stands what another program has printed: it is for the log.
+            let tells = !comment.starts_with("Totals:") && !comment.starts_with("| ");
+            if comments.len() < COMMENTS && tells {
                 comments.push(comment.trim().to_owned());
             }
         }
@@ -175,7 +179,7 @@ impl Document {
 }
 
 /// Reads `ok 1 - name # directive`; number and dash may be missing.
-fn parse_result(text: &str) -> Option<TestResult<'_>> {
+pub fn parse_result(text: &str) -> Option<TestResult<'_>> {
     let (ok, rest) = match text.strip_prefix("not ok") {
         Some(rest) => (false, rest),
         None => (true, text.strip_prefix("ok")?),

@@ -9,12 +9,14 @@ mod apt;
 mod cache;
 mod check;
 mod cmd;
+mod columns;
 mod demo;
 mod guest;
 mod host;
 mod image;
 mod initramfs;
 mod kernel;
+mod kselftest;
 mod ktap;
 mod module;
 mod root;
@@ -40,6 +42,7 @@ use anyhow::{
     Result, //
 };
 use clap::{
+    builder::PossibleValuesParser,
     Parser,
     Subcommand, //
 };
@@ -50,6 +53,7 @@ use crate::{
     cmd::Failure,
     host::Arch,
     kernel::Spec,
+    kselftest::KvmSelftests,
     module::{
         Build,
         Source, //
@@ -91,6 +95,15 @@ enum Action {
         /// Run no VM.
         #[arg(long)]
         no_vm: bool,
+    },
+    /// Run the kernel's KVM selftests on the kernel's own KVM and on eltwo, and print both columns.
+    KvmSelftests {
+        /// The CPU model of the VMs.
+        #[arg(long, value_parser = cpu_models(), default_value = runs::PAIRS[0].stock.cpu)]
+        cpu: String,
+        /// Run only this program (may be repeated).
+        #[arg(long = "program")]
+        only: Vec<String>,
     },
     /// Show the journey of the module in a VM, with timings.
     Demo,
@@ -151,6 +164,9 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
                 no_vm,
             };
             return check.run(lock);
+        }
+        Action::KvmSelftests { cpu, only } => {
+            return kvm_selftests(ui, &cache, &checkout, &cpu, &only)
         }
         Action::Demo => {
             with_session(ui, &cache, &checkout, &runs::DEMO, |session| {
@@ -251,6 +267,35 @@ fn with_session(
     })?;
     drop(lock);
     work(&session)
+}
+
+/// The CPU models that the kernel's KVM selftests can run on.
+fn cpu_models() -> PossibleValuesParser {
+    PossibleValuesParser::new(runs::PAIRS.map(|pair| pair.stock.cpu))
+}
+
+/// Runs the kernel's KVM selftests on the CPU model `cpu`: those named in `only`, or all.
+fn kvm_selftests(
+    ui: &Ui,
+    cache: &Cache,
+    checkout: &Path,
+    cpu: &str,
+    only: &[String],
+) -> Result<bool> {
+    let pair = runs::PAIRS
+        .into_iter()
+        .find(|pair| pair.stock.cpu == cpu)
+        .with_context(|| format!("no CPU model {cpu}"))?;
+    let lock = cache.lock(ui)?;
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+    let tests = KvmSelftests::ensure(ui, cache, &lock, &lab)?;
+    let all = tests.names()?;
+    let session = ui.step("module, EL2 image, programs for the VM", |step| {
+        Session::build(cache, &lock, step, &lab, checkout, FLAVOUR)
+    })?;
+    let session = session.with_kvm_selftests(tests);
+    drop(lock);
+    columns::run(ui, &session, &all, &pair, only)
 }
 
 /// Opens a shell in a VM.

@@ -125,6 +125,11 @@ impl Root {
         Ok(Self { artefact })
     }
 
+    /// The directory of the root, whose name stands for the versions of all that is in it.
+    pub fn path(&self) -> &Path {
+        self.artefact.path()
+    }
+
     /// A sandbox in this root.
     pub fn sandbox(&self) -> Sandbox {
         Sandbox::new(self.artefact.path())

@@ -46,12 +46,16 @@ pub struct Run {
     pub cpu: &'static str,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
     pub words: &'static [&'static str],
     /// Tests, in their order.
     pub tests: &'static [&'static str],
+    /// Whether the kernel's KVM selftests are at hand.
+    pub kvm_selftests: bool,
     /// Whether the tests print results. A story does not; whoever reads it knows its end.
     pub results: bool,
     /// How it ends.
@@ -61,16 +65,20 @@ pub struct Run {
 }
 
 impl Run {
-    /// The machine for this run.
-    pub fn spec(&self) -> Spec {
-        let words = self.words.join(" ");
+    /// The machine for this run, with `more` on the command line.
+    pub fn spec(&self, more: &str) -> Spec {
+        let words = [&self.words.join(" "), more].join(" ");
         Spec {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
-            memory_mib: 1024,
+            memory_mib: self.memory_mib,
             el2: self.el2,
             its: !self.end.needs_kexec(),
-            command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
+            command_line: format!(
+                "{COMMAND_LINE} {} eltwo.run={}",
+                words.trim(),
+                self.tests.join(",")
+            ),
             reboot: self.end == End::Reboot,
             debug: false,
         }
@@ -82,7 +90,8 @@ impl Run {
         if !self.el2 {
             words += ", no EL2";
         }
-        for word in self.words.iter().filter(|word| **word != KVM_OFF) {
+        let is_told = |word: &&&str| **word != KVM_OFF && !word.starts_with("eltwo.");
+        for word in self.words.iter().filter(is_told) {
             words += &format!(", {word}");
         }
         words
@@ -95,9 +104,11 @@ const BASE: Run = Run {
     flavour: FLAVOUR,
     cpu: "cortex-a72",
     cpus: 4,
+    memory_mib: 1024,
     el2: true,
     words: &[KVM_OFF],
     tests: &[],
+    kvm_selftests: false,
     results: true,
     end: End::PowerOff,
     timeout: Duration::from_secs(300),
@@ -117,8 +128,62 @@ const COMMON: [&str; 10] = [
     "hibernate_core",
 ];
 
+/// The machine on which the kernel's KVM selftests run. What the library takes for a guest of many programs is half a
+/// gibibyte.
+const KVM_SELFTESTS: Run = Run {
+    memory_mib: 3072,
+    tests: &["kvm_selftests"],
+    kvm_selftests: true,
+    timeout: Duration::from_secs(5400),
+    ..BASE
+};
+
+/// What tells the VM to run those of the kernel's KVM selftests that must pass on eltwo.
+const REQUIRED: &str = "eltwo.kvm_selftests=guest_print_test,arm64/mmio_sign_ext,arm64/psci_test,arm64/hypercalls,\
+    arm64/smccc_filter,set_memory_region_test,kvm_create_max_vcpus,arm64/vcpu_width_config,arm64/kvm-uuid,\
+    coalesced_io_test,arm64/external_aborts,get-reg-list,kvm_binary_stats_test,kvm_page_table_test,\
+    arm64/page_fault_test";
+
+/// One CPU model, with the kernel's own KVM and with eltwo, for all of the kernel's KVM selftests.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The kernel's own KVM, in the mode in which its EL2 code is apart from the kernel, as that of eltwo is.
+    pub stock: Run,
+    /// Eltwo.
+    pub eltwo: Run,
+}
+
+/// The machines of `make kvm-selftests`, each called by its CPU model.
+pub const PAIRS: [Pair; 2] = [
+    Pair {
+        stock: Run {
+            name: "kvm-selftests-stock",
+            words: &["kvm-arm.mode=nvhe"],
+            ..KVM_SELFTESTS
+        },
+        eltwo: Run {
+            name: "kvm-selftests-eltwo",
+            ..KVM_SELFTESTS
+        },
+    },
+    Pair {
+        stock: Run {
+            name: "kvm-selftests-stock",
+            cpu: "max",
+            words: &["kvm-arm.mode=nvhe"],
+            ..KVM_SELFTESTS
+        },
+        eltwo: Run {
+            name: "kvm-selftests-eltwo",
+            cpu: "max",
+            words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+            ..KVM_SELFTESTS
+        },
+    },
+];
+
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 14] = [
+pub const RUNS: [Run; 15] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -145,6 +210,12 @@ pub const RUNS: [Run; 14] = [
         tests: &COMMON,
         timeout: Duration::from_secs(600),
         ..BASE
+    },
+    Run {
+        name: "kvm-selftests",
+        words: &[KVM_OFF, REQUIRED],
+        timeout: Duration::from_secs(1200),
+        ..KVM_SELFTESTS
     },
     Run {
         name: "load",
@@ -246,7 +317,7 @@ mod tests {
 
     #[test]
     fn run_command_line_names_its_tests() {
-        let spec = DEMO.spec();
+        let spec = DEMO.spec("");
         assert!(spec
             .command_line
             .ends_with(" kvm-arm.mode=none eltwo.run=demo"));

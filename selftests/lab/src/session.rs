@@ -20,6 +20,7 @@ use crate::{
         Lock, //
     },
     guest::Payload,
+    kselftest::KvmSelftests,
     ktap::Tally,
     module::{
         Build,
@@ -51,6 +52,8 @@ pub struct Session<'a> {
     test_modules: Vec<PathBuf>,
     /// The program that is `/init` and all tests of the VM.
     init: PathBuf,
+    /// The kernel's KVM selftests, for the runs that need them.
+    kvm_selftests: Option<KvmSelftests>,
 }
 
 impl<'a> Session<'a> {
@@ -80,7 +83,16 @@ impl<'a> Session<'a> {
             products,
             test_modules,
             init,
+            kvm_selftests: None,
         })
+    }
+
+    /// The same, with the kernel's KVM selftests.
+    pub fn with_kvm_selftests(self, tests: KvmSelftests) -> Self {
+        Self {
+            kvm_selftests: Some(tests),
+            ..self
+        }
     }
 
     /// The directory with the files of the VM called `name`, and of no other one.
@@ -97,16 +109,27 @@ impl<'a> Session<'a> {
             source: &self.lab.source.path(),
             image: &self.lab.kernel(run.flavour)?.stock.image(),
         };
-        payload.archive(run.end.needs_kexec())
+        let kvm_selftests = match (run.kvm_selftests, &self.kvm_selftests) {
+            (false, _) => None,
+            (true, Some(tests)) => Some(tests),
+            (true, None) => anyhow::bail!("the kernel's KVM selftests were not built"),
+        };
+        payload.archive(kvm_selftests, run.end.needs_kexec())
     }
 
     /// Runs a VM to its end or to its time limit, shows each line to `on_line`, and counts the results. The files of
     /// the VM stay, but for its file system.
-    pub fn run(&self, run: &Run, mut on_line: impl FnMut(&Line)) -> Result<Tally> {
+    pub fn run(&self, run: &Run, on_line: impl FnMut(&Line)) -> Result<Tally> {
+        self.run_with(run, "", on_line)
+    }
+
+    /// The same, with `more` on the command line of the kernel.
+    pub fn run_with(&self, run: &Run, more: &str, mut on_line: impl FnMut(&Line)) -> Result<Tally> {
         let image = self.lab.kernel(run.flavour)?.stock.image();
         let sandbox = self.lab.root.sandbox();
         let dir = self.vm_dir(run.name);
-        let mut vm = Vm::start(&sandbox, &run.spec(), &image, &self.archive(run)?, &dir)?;
+        let archive = self.archive(run)?;
+        let mut vm = Vm::start(&sandbox, &run.spec(more), &image, &archive, &dir)?;
         let mut reader = Reader::new(run);
         let deadline = Instant::now() + run.timeout;
         let cut = loop {
@@ -133,7 +156,7 @@ impl<'a> Session<'a> {
         let image = self.lab.kernel(run.flavour)?.stock.image();
         let spec = vm::Spec {
             debug,
-            ..run.spec()
+            ..run.spec("")
         };
         let dir = self.vm_dir(run.name);
         vm::interactive(

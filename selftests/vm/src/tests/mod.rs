@@ -14,6 +14,7 @@ mod kdump;
 mod kdump_second;
 mod kexec;
 mod kexec_second;
+mod kvm_selftests;
 mod load_unload;
 mod load_unload_100;
 mod machine;
@@ -87,7 +88,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 28] = [
+pub const PROGRAMS: [Program; 29] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -115,6 +116,7 @@ pub const PROGRAMS: [Program; 28] = [
     special("kdump", 300, kdump::test),
     special("kdump_second", 300, kdump_second::test),
     special("reboot", 300, reboot::test),
+    special("kvm_selftests", 7200, kvm_selftests::test),
     special("shutdown_paths", 300, shutdown_paths::test),
 ];
 
