@@ -132,6 +132,12 @@ pub fn at(index: usize) -> Option<Encoding> {
 
 /// ID_AA64PFR0_EL1.
 pub const AA64PFR0: Encoding = Encoding::new(3, 0, 0, 4, 0);
+/// ID_AA64PFR0_EL1.GIC.
+pub const AA64PFR0_GIC: u64 = 0xf << 24;
+/// ID_AA64PFR0_EL1.GIC = 1: the system registers of a GICv3.
+pub const AA64PFR0_GIC_1: u64 = 1 << 24;
+/// ID_AA64PFR0_EL1.RAS.
+pub const AA64PFR0_RAS: u64 = 0xf << 28;
 /// ID_AA64PFR1_EL1.
 pub const AA64PFR1: Encoding = Encoding::new(3, 0, 0, 4, 1);
 const AA64PFR2: Encoding = Encoding::new(3, 0, 0, 4, 2);

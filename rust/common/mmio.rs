@@ -158,8 +158,14 @@ mod tests {
             assert_eq!(access.from_bus(data, true), value);
         }
         let word = Access::decode(esr(2, false, 1, true, true)).unwrap();
-        assert_eq!(word.to_bus(0x5566_7788, true), [0x55, 0x66, 0x77, 0x88, 0, 0, 0, 0]);
-        assert_eq!(word.to_bus(0x5566_7788, false), [0x88, 0x77, 0x66, 0x55, 0, 0, 0, 0]);
+        assert_eq!(
+            word.to_bus(0x5566_7788, true),
+            [0x55, 0x66, 0x77, 0x88, 0, 0, 0, 0]
+        );
+        assert_eq!(
+            word.to_bus(0x5566_7788, false),
+            [0x88, 0x77, 0x66, 0x55, 0, 0, 0, 0]
+        );
     }
 
     #[test]

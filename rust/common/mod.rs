@@ -23,6 +23,7 @@ pub mod pool;
 pub mod pool_tables;
 pub mod regid;
 pub mod regs;
+pub mod s1walk;
 pub mod shared;
 pub mod slots;
 pub mod smccc;

@@ -14,13 +14,7 @@ pub struct Encoding(u16);
 impl Encoding {
     /// From the five numbers, each cut to its width.
     pub const fn new(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> Self {
-        Self(
-            (op0 & 3) << 14
-                | (op1 & 7) << 11
-                | (crn & 0xf) << 7
-                | (crm & 0xf) << 3
-                | op2 & 7,
-        )
+        Self((op0 & 3) << 14 | (op1 & 7) << 11 | (crn & 0xf) << 7 | (crm & 0xf) << 3 | op2 & 7)
     }
 
     /// From ESR_ELx.ISS of a trapped MSR, MRS or system instruction.
@@ -332,7 +326,13 @@ mod tests {
         let encoding = Encoding::from_iss(iss);
         assert_eq!(encoding, CNTVCT);
         assert_eq!(
-            [encoding.op0(), encoding.op1(), encoding.crn(), encoding.crm(), encoding.op2()],
+            [
+                encoding.op0(),
+                encoding.op1(),
+                encoding.crn(),
+                encoding.crm(),
+                encoding.op2()
+            ],
             [3, 3, 14, 0, 2]
         );
         assert_eq!(encoding.linux_key(), 3 << 19 | 3 << 16 | 14 << 12 | 2 << 5);
@@ -361,7 +361,10 @@ mod tests {
         // x0..x30, SP, PC, PSTATE, SP_EL1, ELR_EL1, five SPSRs, 32 V registers, FPSR, FPCR.
         assert_eq!(registers.len(), 31 + 5 + 5 + 32 + 2);
         for (place, register) in registers.iter().enumerate() {
-            assert!(!registers.iter().skip(place + 1).any(|other| other == register));
+            assert!(!registers
+                .iter()
+                .skip(place + 1)
+                .any(|other| other == register));
         }
         assert_eq!(core_register(0x6030_0000_0010_0040), Ok(CoreReg::Pc));
         assert_eq!(core_register(0x6040_0000_0010_0054), Ok(CoreReg::V(0)));

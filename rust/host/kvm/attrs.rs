@@ -264,7 +264,11 @@ pub(crate) fn vm_ioctl(vm: &Vm, cmd: u32, arg: usize) -> Result<c_long> {
         ARM_SET_DEVICE_ADDR => {
             let [id, _] = user::read_longs::<2>(arg)?;
             // Bits 31:16: 0 is the GICv2, which there is not.
-            return Err(if (id >> 16) & 0xffff == 0 { ENXIO } else { ENODEV });
+            return Err(if (id >> 16) & 0xffff == 0 {
+                ENXIO
+            } else {
+                ENODEV
+            });
         }
         _ => return Err(EINVAL),
     }
@@ -387,6 +391,8 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_IMMEDIATE_EXIT
         | bindings::KVM_CAP_VCPU_EVENTS
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
+        | bindings::KVM_CAP_STEAL_TIME
+        | bindings::KVM_CAP_PTP_KVM
         | bindings::KVM_CAP_ARM_PSCI
         | bindings::KVM_CAP_ARM_PSCI_0_2
         | bindings::KVM_CAP_ARM_SYSTEM_SUSPEND

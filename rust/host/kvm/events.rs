@@ -40,6 +40,8 @@ use crate::{
 const FSC: u64 = 0x3f;
 /// ESR_ELx.EC of an instruction abort from a lower exception level.
 const EC_IABT_LOW: u64 = 0x20;
+/// ESR_ELx.EC of a data abort from a lower exception level.
+const EC_DABT_LOW: u64 = 0x24;
 
 /// The instruction at the PC is UNDEFINED.
 pub(crate) fn inject_undefined(active: &mut Active<'_>) {
@@ -76,7 +78,9 @@ pub(crate) fn external_abort(active: &mut Active<'_>) -> Result<Next> {
 /// On a walk of stage 1 the guest is told the level. If its tables do not lead there any more, the guest just tries again.
 pub(super) fn inject_external_abort(active: &mut Active<'_>, fetch: bool) {
     let exit = active.context().exit;
-    let fsc = if exit.esr & S1PTW != 0 {
+    // User space may inject one after any exit, with whatever syndrome that had.
+    let is_abort = matches!(exit.esr >> 26, EC_IABT_LOW | EC_DABT_LOW);
+    let fsc = if is_abort && exit.esr & S1PTW != 0 {
         match super::walk::level_of_fault(active) {
             Some(level) => exception::fsc_external_walk(level),
             None => return,

@@ -10,6 +10,7 @@ use super::{
     config,
     events,
     mmio,
+    pvtime,
     smccc,
     stats::VcpuStat,
     sysreg,
@@ -61,7 +62,12 @@ const WFX_ISS_TIMED: u64 = 2;
 pub(super) fn handle(active: &mut Active<'_>, reason: ExitReason) -> Result<Next> {
     active.vcpu.counters.add(VcpuStat::Exits);
     match reason {
-        ExitReason::Irq | ExitReason::Again => Ok(Next::Resume),
+        ExitReason::Irq => {
+            // The interrupt may have given the CPU to others for a while.
+            pvtime::update(active);
+            Ok(Next::Resume)
+        }
+        ExitReason::Again => Ok(Next::Resume),
         ExitReason::Sync => synchronous(active),
         ExitReason::SError => {
             events::serror(active);

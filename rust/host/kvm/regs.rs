@@ -26,11 +26,7 @@ use super::{
         self,
         Flag, //
     },
-    config,
-    events,
-    mmio,
-    psci,
-    pvtime,
+    config, events, mmio, psci, pvtime,
     vcpu::{
         Active,
         PowerState,
@@ -54,8 +50,7 @@ use crate::{
             SysReg,
             SYS_REGS, //
         },
-        idreg,
-        regid,
+        idreg, regid,
         sysregs::{
             self,
             Memory,
@@ -353,7 +348,8 @@ pub(crate) fn first_run(active: &mut Active<'_>) -> Result {
     const TID5: u64 = 1 << 58;
     let arch = active.vm.arch();
     {
-        let _config = arch.config();
+        let mut config = arch.config();
+        config.ids.settle();
         arch.set(Flag::HasRun);
     }
     let midr = id::get(active.vm, idreg::MIDR);
@@ -370,10 +366,7 @@ fn get(active: &Active<'_>, id: u64, address: u64) -> Result {
         regid::Kind::System => system::get(active, id, address),
         regid::Kind::Demux => {
             let level = regid::demux_level(id).ok_or(ENOENT)?;
-            user::write(
-                address,
-                &active.state().arch.ccsidr(level).to_ne_bytes(),
-            )
+            user::write(address, &active.state().arch.ccsidr(level).to_ne_bytes())
         }
         regid::Kind::Sve(true) => Err(ENOENT),
         regid::Kind::Sve(false) => Err(EINVAL),

@@ -28,7 +28,7 @@ use super::{
         self,
         Next, //
     },
-    mmio, psci, regs,
+    mmio, psci, pvtime, regs,
     stats::VcpuStat,
     vcpu::{
         Active,
@@ -138,6 +138,7 @@ pub(super) fn run(active: &mut Active<'_>) -> Result {
     run.set_flags(0);
     // Guests that do not use FP/SIMD need not pay for it: the first use in each KVM_RUN traps.
     config::take_fp(active.context_mut());
+    pvtime::update(active);
     let outcome = run_to_exit(active);
     timing::note_return_to_user();
     outcome
@@ -150,6 +151,7 @@ fn run_to_exit(active: &mut Active<'_>) -> Result {
             Ok(Entry::Exited(reason)) => exit::handle(active, reason)?,
             Ok(Entry::WorkFirst) => {
                 handle_task_work(active)?;
+                pvtime::update(active);
                 handle_requests(active)?
             }
             Ok(Entry::NoEl2(cpu)) => {

@@ -259,7 +259,9 @@ fn write(active: &mut Active<'_>, encoding: Encoding, value: u64) -> Outcome {
         Some(Place::Sys(SysReg::CsselrEl1)) => {
             active.context_mut().set_sys_reg(SysReg::CsselrEl1, value);
         }
-        Some(Place::Sys(register)) if is_stage_1(register) => control_stage_1(active, register, value),
+        Some(Place::Sys(register)) if is_stage_1(register) => {
+            control_stage_1(active, register, value)
+        }
         Some(Place::Debug(kind, number)) => regs::set_debug(active, kind, number, value),
         Some(Place::Stored(Memory::MdscrEl1)) => regs::set_mdscr(active, value),
         Some(Place::Stored(Memory::MdccintEl1)) => state.set_memory(Memory::MdccintEl1, value),

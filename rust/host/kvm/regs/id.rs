@@ -19,6 +19,7 @@ use super::super::{
 };
 use crate::{
     arch::sysreg,
+    bindings,
     common::{
         idreg::{
             self,
@@ -60,10 +61,16 @@ fn limit(register: &IdReg) -> u64 {
     if is_zero(register) {
         return 0;
     }
-    let limit = idreg::limit(register.encoding, host(register));
-    if register.encoding == idreg::AA64PFR0 && !probe::has_cap(crate::bindings::ARM64_HAS_RAS_EXTN) {
-        // RAS, as the switch does not save what belongs to it.
-        return limit & !(0xf << 28);
+    let mut limit = idreg::limit(register.encoding, host(register));
+    if register.encoding == idreg::AA64PFR0 {
+        if !probe::has_cap(bindings::ARM64_HAS_RAS_EXTN) {
+            // The switch does not save what belongs to it.
+            limit &= !idreg::AA64PFR0_RAS;
+        }
+        if probe::has_cap(bindings::ARM64_HAS_GICV3_CPUIF) {
+            // Until a vCPU runs: user space may still make the controller. See `IdRegs::settle`.
+            limit |= idreg::AA64PFR0_GIC_1;
+        }
     }
     limit
 }
@@ -83,6 +90,13 @@ impl IdRegs {
             midr: sysreg::midr_el1(),
             revidr: sysreg::revidr_el1(),
             aidr: sysreg::aidr_el1(),
+        }
+    }
+
+    /// A vCPU is about to run: what the VM has not got by now it will not have.
+    pub(super) fn settle(&mut self) {
+        if let Some(pfr0) = self.slot(idreg::AA64PFR0) {
+            *pfr0 &= !idreg::AA64PFR0_GIC;
         }
     }
 
@@ -203,8 +217,11 @@ pub(in crate::host::kvm) fn writable_masks(arg: usize) -> Result {
             *place = writable_mask(encoding);
         }
     }
-    let mut writer =
-        UserSlice::new(UserPtr::from_addr(address as usize), MASKS * size_of::<u64>()).writer();
+    let mut writer = UserSlice::new(
+        UserPtr::from_addr(address as usize),
+        MASKS * size_of::<u64>(),
+    )
+    .writer();
     masks.iter().try_for_each(|mask| writer.write(mask))
 }
 

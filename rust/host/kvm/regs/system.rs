@@ -19,8 +19,7 @@ use crate::{
     arch::sysreg,
     common::{
         guest::SysReg,
-        idreg,
-        regid,
+        idreg, regid,
         sysregs::{
             self,
             Debug,

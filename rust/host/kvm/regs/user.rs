@@ -30,8 +30,7 @@ pub(in crate::host::kvm) fn read<const N: usize>(address: u64) -> Result<[u8; N]
 /// `EFAULT`.
 pub(in crate::host::kvm) fn read_words<const N: usize>(address: usize) -> Result<[u32; N]> {
     let mut words = [0; N];
-    let mut reader =
-        UserSlice::new(UserPtr::from_addr(address), N * size_of::<u32>()).reader();
+    let mut reader = UserSlice::new(UserPtr::from_addr(address), N * size_of::<u32>()).reader();
     for word in &mut words {
         *word = reader.read()?;
     }
@@ -45,8 +44,7 @@ pub(in crate::host::kvm) fn read_words<const N: usize>(address: usize) -> Result
 /// `EFAULT`.
 pub(in crate::host::kvm) fn read_longs<const N: usize>(address: usize) -> Result<[u64; N]> {
     let mut words = [0; N];
-    let mut reader =
-        UserSlice::new(UserPtr::from_addr(address), N * size_of::<u64>()).reader();
+    let mut reader = UserSlice::new(UserPtr::from_addr(address), N * size_of::<u64>()).reader();
     for word in &mut words {
         *word = reader.read()?;
     }
