@@ -48,9 +48,9 @@ impl Field {
     /// The field of `value`, as a number.
     fn of(self, value: u64) -> i64 {
         let top = 64u32
-            .wrapping_sub(self.shift as u32)
-            .wrapping_sub(self.width as u32);
-        let low = 64u32.wrapping_sub(self.width as u32);
+            .wrapping_sub(u32::from(self.shift))
+            .wrapping_sub(u32::from(self.width));
+        let low = 64u32.wrapping_sub(u32::from(self.width));
         let high = value.wrapping_shl(top);
         if self.signed {
             (high as i64).wrapping_shr(low)

@@ -44,7 +44,7 @@ impl Access {
 
     /// What a store puts on the bus, in memory order: the low bytes of `value`, the first [`Self::bytes`] of the result. `big`
     /// if the guest's data is big-endian; the rest is zero.
-    pub fn to_bus(self, value: u64, big: bool) -> [u8; 8] {
+    pub fn stored(self, value: u64, big: bool) -> [u8; 8] {
         let value = self.cut(value);
         if big {
             // The most significant byte comes first: the bytes that count are moved to the front.
@@ -56,7 +56,7 @@ impl Access {
     }
 
     /// What a load puts in its register, of `data` in memory order, which counts up to [`Self::bytes`].
-    pub fn from_bus(self, data: [u8; 8], big: bool) -> u64 {
+    pub fn loaded(self, data: [u8; 8], big: bool) -> u64 {
         let value = if big {
             let unused = 64u32.saturating_sub(u32::from(self.bytes) << 3);
             u64::from_be_bytes(data).checked_shr(unused).unwrap_or(0)
@@ -65,9 +65,9 @@ impl Access {
         };
         let value = if self.sign {
             match self.bytes {
-                1 => value as u8 as i8 as i64 as u64,
-                2 => value as u16 as i16 as i64 as u64,
-                4 => value as u32 as i32 as i64 as u64,
+                1 => i64::from(value as u8 as i8) as u64,
+                2 => i64::from(value as u16 as i16) as u64,
+                4 => i64::from(value as u32 as i32) as u64,
                 _ => value,
             }
         } else {
@@ -137,7 +137,7 @@ mod tests {
         let load = |sas, sse, sf| {
             Access::decode(esr(sas, sse, 1, sf, false))
                 .unwrap()
-                .from_bus(data, false)
+                .loaded(data, false)
         };
         assert_eq!(load(0, false, true), 0x88);
         assert_eq!(load(0, true, true), 0xffff_ffff_ffff_ff88);
@@ -154,16 +154,16 @@ mod tests {
         for sas in 0..4 {
             let access = Access::decode(esr(sas, false, 1, true, true)).unwrap();
             let value = access.cut(0x1122_3344_5566_7788);
-            let data = access.to_bus(value, true);
-            assert_eq!(access.from_bus(data, true), value);
+            let data = access.stored(value, true);
+            assert_eq!(access.loaded(data, true), value);
         }
         let word = Access::decode(esr(2, false, 1, true, true)).unwrap();
         assert_eq!(
-            word.to_bus(0x5566_7788, true),
+            word.stored(0x5566_7788, true),
             [0x55, 0x66, 0x77, 0x88, 0, 0, 0, 0]
         );
         assert_eq!(
-            word.to_bus(0x5566_7788, false),
+            word.stored(0x5566_7788, false),
             [0x88, 0x77, 0x66, 0x55, 0, 0, 0, 0]
         );
     }
@@ -171,6 +171,6 @@ mod tests {
     #[test]
     fn store_takes_the_low_bytes_only() {
         let byte = Access::decode(esr(0, false, 1, true, true)).unwrap();
-        assert_eq!(byte.to_bus(0x1122, false), [0x22, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(byte.stored(0x1122, false), [0x22, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -214,7 +214,7 @@ mod word {
 /// The core register that begins at `word` of `struct kvm_regs`, and its size in the form that register IDs have.
 fn core_at(word: u64) -> Option<(CoreReg, u64)> {
     Some(match word {
-        _ if word >= word::V && word < word::FPSR => {
+        word::V..word::FPSR => {
             if word & 3 != 0 {
                 return None;
             }

@@ -97,7 +97,7 @@ fn emulate(active: &mut Active<'_>, ipa: u64, access: Access) -> Result<Next> {
     let context = active.context();
     let big_endian = exception::is_big_endian(context);
     let data = if access.write {
-        access.to_bus(regs::x(context, access.register), big_endian)
+        access.stored(regs::x(context, access.register), big_endian)
     } else {
         [0; 8]
     };
@@ -157,7 +157,7 @@ pub(crate) fn complete(active: &mut Active<'_>) -> Result {
         let exit = active.run().exit_data::<MmioExit>();
         // SAFETY: As in `emulate`: read once.
         let data = unsafe { (&raw const (*exit).data).read_volatile() };
-        let value = access.from_bus(data, big_endian);
+        let value = access.loaded(data, big_endian);
         regs::set_x(active.context_mut(), access.register, value);
     }
     active.advance_pc();
