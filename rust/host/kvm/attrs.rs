@@ -388,7 +388,6 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
     Some(match extension {
         bindings::KVM_CAP_ONE_REG
         | bindings::KVM_CAP_MP_STATE
-        | bindings::KVM_CAP_IMMEDIATE_EXIT
         | bindings::KVM_CAP_VCPU_EVENTS
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
         | bindings::KVM_CAP_STEAL_TIME
