@@ -4,7 +4,7 @@
 //!
 //! `insmod eltwo.ko fail_at=N` makes step N of loading fail as if the kernel or the machine had refused it;
 //! `fail_cpu=C` (default 0) names the CPU for steps that every CPU takes. Steps have the numbers below; a number behind
-//! the last one fails nothing.
+//! the last one fails nothing. Numbers from 100 on are not about loading: they spoil something that happens later.
 
 use kernel::prelude::*;
 
@@ -45,6 +45,8 @@ pub(crate) enum Step {
     CpuVerify = 14,
     /// After all CPUs are up: the files in debugfs.
     Debugfs = 15,
+    /// A guest's first use of FP/SIMD ends in an exception at EL2 while the guest's registers are in the CPU.
+    GuestSwitch = 100,
 }
 
 /// Fails if this is the step that `fail_at` names.

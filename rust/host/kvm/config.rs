@@ -20,6 +20,10 @@ use crate::{
         VcpuContext, //
     },
     host::{
+        inject::{
+            self,
+            Step, //
+        },
         mitigation::{
             self,
             Unlearn, //
@@ -289,8 +293,11 @@ pub(super) fn has_fp_trap(context: &VcpuContext) -> bool {
 
 /// The guest uses FP or SIMD: from the next entry on it has the registers.
 pub(super) fn give_fp(context: &mut VcpuContext) {
-    context.config.cptr &= !cptr::TFP;
     context.config.flags |= 1 << flags::FP;
+    // The trap is EL2's own too: while it stays, the switch of the registers is an exception.
+    if inject::check(Step::GuestSwitch).is_ok() {
+        context.config.cptr &= !cptr::TFP;
+    }
 }
 
 /// Undoes [`give_fp`].

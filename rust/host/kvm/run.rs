@@ -160,6 +160,8 @@ fn run_to_exit(active: &mut Active<'_>) -> Result {
             }
             Err(error) => {
                 active.vm.service().settle();
+                // What the guest was doing is lost; its other vCPUs, asleep perhaps, must not wait for it.
+                active.vm.kill();
                 return Err(error);
             }
         };
