@@ -110,7 +110,10 @@ impl Account {
     }
 
     fn vmalloc(&mut self) -> Result<()> {
-        let areas = fs::read_to_string("/proc/vmallocinfo")?.lines().count();
+        let text = fs::read_to_string("/proc/vmallocinfo")?;
+        // What is freed already waits here until enough of it has come together.
+        let in_use = |line: &&str| !line.contains("unpurged vm_area");
+        let areas = text.lines().filter(in_use).count();
         self.0.insert("vmalloc areas".into(), areas.try_into()?);
         Ok(())
     }
@@ -123,7 +126,10 @@ impl Account {
             let (Some(name), Some(active)) = (words.next(), words.next()) else {
                 bail!("/proc/slabinfo: {line:?}");
             };
-            self.0.insert(format!("slab {name}"), active.parse()?);
+            // These describe areas of vmalloc, freed ones too, which are counted by themselves.
+            if name != "vmap_area" {
+                self.0.insert(format!("slab {name}"), active.parse()?);
+            }
         }
         Ok(())
     }
