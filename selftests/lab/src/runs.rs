@@ -182,8 +182,23 @@ pub const PAIRS: [Pair; 2] = [
     },
 ];
 
+/// Tests of guests, each short.
+const GUESTS: [&str; 8] = [
+    "guest_basic",
+    "guest_regs",
+    "guest_psci_smp",
+    "guest_signals",
+    "guest_memory",
+    "guest_undef",
+    "guest_bad_input",
+    "guest_fault",
+];
+
+/// The same with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
+const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
+
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 15] = [
+pub const RUNS: [Run; 19] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -221,6 +236,32 @@ pub const RUNS: [Run; 15] = [
         name: "load",
         tests: &["hotplug_load", "cpu_hotplug_kselftest"],
         timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "guests-load",
+        tests: &["guest_notifier", "guest_lifetime", "guest_migrate"],
+        timeout: Duration::from_secs(900),
+        ..BASE
+    },
+    Run {
+        name: "guests",
+        tests: &GUESTS,
+        ..BASE
+    },
+    Run {
+        name: "guests-max",
+        cpu: "max",
+        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        tests: &GUESTS,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "guests-stock",
+        cpu: "cortex-a53",
+        words: &["kvm-arm.mode=nvhe"],
+        tests: GUESTS_OF_STOCK,
         ..BASE
     },
     Run {

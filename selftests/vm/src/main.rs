@@ -11,6 +11,7 @@ mod guest;
 mod handover;
 mod init;
 mod ktap;
+mod kvm;
 mod second_kernel;
 mod tests;
 

@@ -2,9 +2,21 @@
 
 //! The tests, one file each, and what they have in common.
 
+mod bench_guests;
 mod contain;
 mod cpu_hotplug_kselftest;
 mod fail_at;
+mod guest_bad_input;
+mod guest_basic;
+mod guest_fault;
+mod guest_lifetime;
+mod guest_memory;
+mod guest_migrate;
+mod guest_notifier;
+mod guest_psci_smp;
+mod guest_regs;
+mod guest_signals;
+mod guest_undef;
 mod hibernate_core;
 mod hotplug;
 mod hotplug_100;
@@ -88,7 +100,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 29] = [
+pub const PROGRAMS: [Program; 41] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -105,6 +117,18 @@ pub const PROGRAMS: [Program; 29] = [
     plain("load_unload_100", 1200, load_unload_100::test),
     plain("hotplug_100", 1200, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
+    special("bench_guests", 900, bench_guests::test),
+    special("guest_bad_input", 300, guest_bad_input::test),
+    special("guest_basic", 300, guest_basic::test),
+    special("guest_fault", 300, guest_fault::test),
+    special("guest_lifetime", 300, guest_lifetime::test),
+    special("guest_memory", 300, guest_memory::test),
+    special("guest_migrate", 300, guest_migrate::test),
+    special("guest_notifier", 300, guest_notifier::test),
+    special("guest_psci_smp", 300, guest_psci_smp::test),
+    special("guest_regs", 300, guest_regs::test),
+    special("guest_signals", 300, guest_signals::test),
+    special("guest_undef", 300, guest_undef::test),
     special("machine", 300, machine::test),
     special("maxcpus", 300, maxcpus::test),
     special("refuse_vhe", 300, refuse_vhe::test),

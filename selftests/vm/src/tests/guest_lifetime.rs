@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! How VMs end: closed in any order, by kill -9 at any time, with files in other processes; and nothing is left.
+
+use std::{
+    fs::File,
+    io::{
+        IoSlice,
+        IoSliceMut, //
+    },
+    os::{
+        fd::{
+            AsRawFd,
+            FromRawFd,
+            OwnedFd,
+            RawFd, //
+        },
+        unix::net::UnixStream,
+    },
+    process, thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+use anyhow::{
+    bail,
+    ensure,
+    Context,
+    Result, //
+};
+use kvm_ioctls::Kvm;
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{
+            kill,
+            Signal, //
+        },
+        socket::{
+            recvmsg,
+            sendmsg,
+            ControlMessage,
+            ControlMessageOwned,
+            MsgFlags, //
+        },
+        wait::{
+            waitpid,
+            WaitStatus, //
+        },
+    },
+    unistd::{
+        fork,
+        ForkResult,
+        Pid, //
+    },
+};
+
+use crate::{
+    guest::{
+        account::Account,
+        debugfs,
+        module, //
+    },
+    ktap::{
+        note,
+        Skip,
+        Test, //
+    },
+    kvm::{
+        fleet::{
+            Fleet,
+            Size, //
+        },
+        host::{
+            self,
+            Host, //
+        },
+        image::{
+            self,
+            Program, //
+        },
+        machine::{
+            Machine,
+            BASE, //
+        },
+        poll,
+        ram::Ram,
+        raw,
+        vcpu::Vcpu, //
+    },
+};
+
+/// VMs before the accounts are taken.
+const WARM_UP: u32 = 10;
+/// VMs of the cases that count.
+const VMS: u32 = 100;
+/// What may differ, in the unit of each account: a leak of one in each VM could not hide in it.
+const TOLERANCE: i64 = VMS as i64 / 2;
+/// `KVM_RUN`: `_IO(KVMIO, 0x80)`.
+const RUN: u32 = 0xae80;
+/// `KVM_CREATE_VCPU`: `_IO(KVMIO, 0x41)`.
+const CREATE_VCPU: u32 = 0xae41;
+
+pub fn test() -> Test {
+    host::test()
+        .case("files_close_in_any_order", host::with(any_order))
+        .case("two_vms_at_once_are_apart", host::with(two_at_once))
+        .case("rmmod_is_refused_while_a_vm_exists", refused)
+        .case("fork_child_must_not_use_the_vm", host::with(forked))
+        .case("passed_vcpu_does_not_run_elsewhere", host::with(passed))
+        .case("vm_outlives_its_creator_in_another_process", outlives)
+        .case("vms_in_turn_leave_nothing", || counted(in_turn))
+        .case("vms_killed_at_random_leave_nothing", || counted(killed))
+}
+
+fn hello(vcpu: &mut Vcpu) -> Result<()> {
+    let result = vcpu.call(Program::Hello, &[])?;
+    ensure!(result == 0x600d, "result {result:#x}");
+    Ok(())
+}
+
+fn any_order(kvm: &Kvm) -> Result<()> {
+    // The vCPU outlives the file of its VM.
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    drop(machine);
+    hello(&mut vcpu)?;
+    drop(vcpu);
+    // The VM outlives its vCPUs, of which none was ever run.
+    let machine = Machine::new(kvm)?;
+    drop(machine.vcpu(0)?);
+    drop(machine.vcpu(1)?);
+    // The number of a closed vCPU is not free again.
+    let again = raw::errno(machine.vm.create_vcpu(0)).err();
+    ensure!(again == Some(Errno::EEXIST), "vCPU 0 again: {again:?}");
+    // /dev/kvm itself may be closed first.
+    let own = Kvm::new()?;
+    let machine = Machine::new(&own)?;
+    drop(own);
+    hello(&mut machine.vcpu(0)?)
+}
+
+/// Same addresses, other contents; the programs take turns, so a stale translation would show.
+fn two_at_once(kvm: &Kvm) -> Result<()> {
+    let machines = [Machine::new(kvm)?, Machine::new(kvm)?];
+    let mut vcpus = Vec::new();
+    for (value, machine) in (1..).zip(&machines) {
+        for word in 0..512 {
+            machine.ram.set(image::FREE + 8 * word, value);
+        }
+        vcpus.push((value, machine.vcpu(0)?));
+    }
+    for turn in 0..50 {
+        for (value, vcpu) in &mut vcpus {
+            let sum = vcpu.call(Program::Read, &[BASE + image::FREE, 4096, 8])?;
+            ensure!(sum == 512 * *value, "turn {turn}: VM {value} reads {sum}");
+        }
+    }
+    Ok(())
+}
+
+/// The kernel refuses to unload a module that is in use with EAGAIN, whatever the module says.
+fn refused() -> Result<()> {
+    if host::is_reference() {
+        return Skip::because("the stock KVM is no module");
+    }
+    let host = Host::start()?;
+    let result = (|| {
+        let expect_refusal = |what: &str| match module::unload() {
+            Ok(()) => bail!("rmmod succeeded with {what}"),
+            Err(error) => {
+                let errno = error.downcast_ref::<Errno>();
+                ensure!(errno == Some(&Errno::EAGAIN), "{what}: {error:#}");
+                Ok(())
+            }
+        };
+        let kvm = host.open()?;
+        expect_refusal("/dev/kvm open")?;
+        let machine = Machine::new(&kvm)?;
+        drop(kvm);
+        expect_refusal("a VM")?;
+        let mut vcpu = machine.vcpu(0)?;
+        drop(machine);
+        expect_refusal("a vCPU")?;
+        hello(&mut vcpu)
+    })();
+    let end = host.end();
+    result.and(end)
+}
+
+/// Runs `body` in a child process. Returns its process number.
+///
+/// The caller must have no other threads that hold locks which `body` needs.
+fn in_child(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
+    // SAFETY: The tests have joined their threads, so that no lock is held by a thread that the child lacks.
+    match unsafe { fork()? } {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let status = match body() {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("child: {error:#}");
+                    1
+                }
+            };
+            process::exit(status);
+        }
+    }
+}
+
+fn wait_success(child: Pid) -> Result<()> {
+    let status = waitpid(child, None)?;
+    ensure!(
+        matches!(status, WaitStatus::Exited(_, 0)),
+        "the child: {status:?}"
+    );
+    Ok(())
+}
+
+/// Calls of a process that is not the VM's fail with EIO.
+fn expect_foreign(fd: RawFd, request: u32) -> Result<()> {
+    // SAFETY: The calls take numbers only.
+    let result = unsafe { raw::ioctl(&fd, request, 0) };
+    ensure!(
+        result == Err(Errno::EIO),
+        "request {request:#x} of another process: {result:?}"
+    );
+    Ok(())
+}
+
+fn forked(kvm: &Kvm) -> Result<()> {
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    hello(&mut vcpu)?;
+    let child = in_child(|| {
+        expect_foreign(machine.vm.as_raw_fd(), CREATE_VCPU)?;
+        expect_foreign(vcpu.fd.as_raw_fd(), RUN)
+    })?;
+    wait_success(child)?;
+    hello(&mut vcpu)
+}
+
+fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
+    let fds = [fd];
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
+
+fn receive(socket: &UnixStream) -> Result<OwnedFd> {
+    let mut byte = [0];
+    let mut room = nix::cmsg_space!(RawFd);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut room),
+        MsgFlags::empty(),
+    )?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            let fd = *fds.first().context("no file in the message")?;
+            // SAFETY: The kernel has just made this descriptor for us.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    bail!("no file in the message")
+}
+
+fn passed(kvm: &Kvm) -> Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let child = in_child(|| {
+        let fd = receive(&theirs)?;
+        expect_foreign(fd.as_raw_fd(), RUN)
+    })?;
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    send(&ours, vcpu.fd.as_raw_fd())?;
+    wait_success(child)?;
+    hello(&mut vcpu)
+}
+
+/// A child makes a VM, passes its file, and dies. The file is all that keeps the VM, and the module with it.
+fn outlives() -> Result<()> {
+    let host = Host::start()?;
+    let result = (|| {
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = in_child(|| {
+            let machine = Machine::new(&Kvm::new()?)?;
+            hello(&mut machine.vcpu(0)?)?;
+            send(&theirs, machine.vm.as_raw_fd())
+        })?;
+        let fd = receive(&ours)?;
+        wait_success(child)?;
+        expect_foreign(fd.as_raw_fd(), CREATE_VCPU)?;
+        if !host::is_reference() {
+            ensure!(
+                module::unload().is_err(),
+                "rmmod succeeded while the file of a VM was open"
+            );
+        }
+        drop(File::from(fd));
+        Ok(())
+    })();
+    let end = host.end();
+    result.and(end)
+}
+
+/// Does `work` for some VMs, then for [`VMS`] more, which must leave nothing.
+fn counted(work: fn(&Kvm, u32) -> Result<()>) -> Result<()> {
+    let host = Host::start()?;
+    let result = (|| {
+        work(&host.open()?, WARM_UP)?;
+        let before = Account::take()?;
+        let start = Instant::now();
+        work(&host.open()?, VMS)?;
+        let mean = start.elapsed() / VMS;
+        if poll(|| none_left().is_ok()).is_err() {
+            none_left()?;
+        }
+        let now = before.expect_back_at(TOLERANCE)?;
+        note(format!("{VMS} VMs, {} ms each", mean.as_millis()));
+        note(before.compare(&now));
+        Ok(())
+    })();
+    let end = host.end();
+    result.and(end)
+}
+
+/// What eltwo itself counts of VMs is zero: VMs, their numbers in the TLB, pages of their tables.
+fn none_left() -> Result<()> {
+    if host::is_reference() {
+        return Ok(());
+    }
+    let text = debugfs::read("vms")?;
+    for key in ["vms", "vmids", "table_pages"] {
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+            .with_context(|| format!("the file vms has no {key}: {text:?}"))?;
+        ensure!(value == "0", "{key}: {value} without a VM");
+    }
+    Ok(())
+}
+
+const SIZE: Size = Size {
+    machines: 1,
+    vcpus: 2,
+    words: 512,
+    pause: 0,
+};
+
+fn in_turn(kvm: &Kvm, count: u32) -> Result<()> {
+    for _ in 0..count {
+        let machine = Machine::new(kvm)?;
+        let mut vcpus = [machine.vcpu(0)?, machine.vcpu(1)?];
+        for vcpu in &mut vcpus {
+            hello(vcpu)?;
+        }
+        let bytes = machine.ram.len() as u64 - image::FREE;
+        vcpus[0].call(Program::Write, &[BASE + image::FREE, bytes, 4096, 1])?;
+    }
+    Ok(())
+}
+
+/// Numbers that look random and are the same each time (a linear congruential generator).
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(image::MULTIPLIER).wrapping_add(1);
+    *state >> 33
+}
+
+fn killed(_: &Kvm, count: u32) -> Result<()> {
+    /// Longest life of a VM.
+    const LONGEST: Duration = Duration::from_millis(60);
+    let mut state = u64::from(count);
+    for number in 0..count {
+        let child = in_child(|| {
+            let fleet = Fleet::start(&Kvm::new()?, SIZE, Ram::new)?;
+            loop {
+                fleet.advance(1000)?;
+            }
+        })?;
+        let life = random(&mut state) % LONGEST.as_micros() as u64;
+        thread::sleep(Duration::from_micros(life));
+        kill(child, Signal::SIGKILL)?;
+        let status = waitpid(child, None)?;
+        ensure!(
+            matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+            "VM {number}: {status:?}"
+        );
+    }
+    Ok(())
+}

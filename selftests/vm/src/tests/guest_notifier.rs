@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Guests compute the right thing while the host takes their memory and their CPUs away and gives them back.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+use anyhow::{
+    anyhow,
+    ensure,
+    Context,
+    Result, //
+};
+use kvm_ioctls::Kvm;
+use nix::{
+    errno::Errno,
+    libc,
+    sched::{
+        sched_setaffinity,
+        CpuSet, //
+    },
+    sys::{
+        mman::MmapAdvise,
+        wait::{
+            waitpid,
+            WaitStatus, //
+        },
+    },
+    unistd::{
+        fork,
+        ForkResult, //
+    },
+};
+
+use super::needs_two_cpus;
+use crate::{
+    guest::{
+        cpu,
+        module, //
+    },
+    ktap::{
+        note,
+        Skip,
+        Test, //
+    },
+    kvm::{
+        compute::Compute,
+        fleet::{
+            compute_while,
+            Fleet,
+            Size, //
+        },
+        host,
+        image::Program,
+        machine::{
+            Machine,
+            EXTRA, //
+        },
+        poll,
+        ram::{
+            Ram,
+            PAGE, //
+        },
+    },
+};
+
+/// Where the lab puts the kernel's own module for disks in memory.
+const BRD: &str = "/brd.ko";
+/// The first of those disks.
+const DISK: &str = "/dev/ram0";
+/// Its size in bytes, in `/sys`, counted in sectors.
+const DISK_SECTORS: &str = "/sys/block/ram0/size";
+const SECTOR: u64 = 512;
+
+/// Work of one VM with two vCPUs in 1 MiB.
+const SIZE: Size = Size {
+    machines: 1,
+    vcpus: 2,
+    words: 64 << 10,
+    pause: 1_000_000,
+};
+
+pub fn test() -> Test {
+    host::test()
+        .case("computes_while_swapped_out", host::with(swap))
+        .case("computes_while_ksm_merges", host::with(ksm))
+        .case("computes_while_the_process_forks", host::with(forks))
+        .case("dropped_memory_reads_as_zero", host::with(dropped))
+        .case("computes_while_pages_move", host::with(compaction))
+        .case("computes_beside_fp_heavy_work", host::with(fp))
+        .case("computes_while_cpus_go_and_come", host::with(hotplug))
+        .case("four_vms_with_two_vcpus_on_two_cpus", host::with(crowded))
+}
+
+/// A counter of `/proc/vmstat`.
+fn vmstat(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .with_context(|| format!("/proc/vmstat has no {name}"))?;
+    Ok(value.trim().parse()?)
+}
+
+/// Swap on a disk in memory, for as long as this lives.
+struct Swap(#[expect(dead_code, reason = "held for its Drop")] module::Helper);
+
+impl Swap {
+    fn on() -> Result<Self> {
+        if !Path::new(BRD).exists() {
+            return Skip::because(format!("there is no {BRD}"));
+        }
+        let module = module::Helper::load(c"brd", BRD)?;
+        poll(|| Path::new(DISK).exists())?;
+        let sectors: u64 = fs::read_to_string(DISK_SECTORS)?.trim().parse()?;
+        fs::write(DISK, swap_header(sectors * SECTOR)).context(DISK)?;
+        // SAFETY: The path is a string with a zero at its end.
+        Errno::result(unsafe { libc::swapon(c"/dev/ram0".as_ptr(), 0) }).context("swapon")?;
+        Ok(Self(module))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // SAFETY: The path is a string with a zero at its end.
+        unsafe { libc::swapoff(c"/dev/ram0".as_ptr()) };
+    }
+}
+
+/// First page of a swap device: version 1, last page, signature at the end. Source: `union swap_header` of Linux.
+fn swap_header(bytes: u64) -> Vec<u8> {
+    let mut page = vec![0; PAGE];
+    page[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+    let last = (bytes / PAGE as u64 - 1) as u32;
+    page[1028..1032].copy_from_slice(&last.to_le_bytes());
+    page[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
+    page
+}
+
+fn swap(kvm: &Kvm) -> Result<()> {
+    const TURNS: u32 = 40;
+    let _swap = Swap::on()?;
+    let before = (vmstat("pswpout")?, vmstat("pswpin")?);
+    let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        for _ in 0..TURNS {
+            for machine in &fleet.machines {
+                machine.ram.advise(MmapAdvise::MADV_PAGEOUT)?;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    })?;
+    let out = vmstat("pswpout")? - before.0;
+    let back = vmstat("pswpin")? - before.1;
+    let once = (SIZE.vcpus * SIZE.words * 8 / PAGE) as u64;
+    ensure!(
+        out > once && back > once,
+        "only {out} pages went out and {back} came back"
+    );
+    note(format!(
+        "{rounds} rounds, {out} pages swapped out, {back} in"
+    ));
+    Ok(())
+}
+
+/// KSM at full speed, for as long as this lives.
+struct Ksm;
+
+impl Ksm {
+    fn on() -> Result<Self> {
+        const DIR: &str = "/sys/kernel/mm/ksm";
+        if !Path::new(DIR).exists() {
+            return Skip::because("the kernel has no KSM");
+        }
+        fs::write(format!("{DIR}/pages_to_scan"), "5000")?;
+        fs::write(format!("{DIR}/sleep_millisecs"), "2")?;
+        fs::write(format!("{DIR}/run"), "1")?;
+        Ok(Self)
+    }
+
+    fn sharing() -> u64 {
+        let text = fs::read_to_string("/sys/kernel/mm/ksm/pages_sharing").unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+}
+
+impl Drop for Ksm {
+    fn drop(&mut self) {
+        // 2: stop, and take all merged pages apart.
+        let _ = fs::write("/sys/kernel/mm/ksm/run", "2");
+        let _ = fs::write("/sys/kernel/mm/ksm/run", "0");
+    }
+}
+
+/// Equal pages are merged under the guest; then the guest writes to each of them.
+fn ksm(kvm: &Kvm) -> Result<()> {
+    const PAGES: u64 = 256;
+    let _ksm = Ksm::on()?;
+    let extra = Arc::new(Ram::new(PAGES as usize * PAGE)?);
+    let read = [EXTRA, extra.len() as u64, PAGE as u64];
+    let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        extra.advise(MmapAdvise::MADV_MERGEABLE)?;
+        fleet.machines[0].ram.advise(MmapAdvise::MADV_MERGEABLE)?;
+        let machine = &fleet.machines[0];
+        machine.add(1, EXTRA, &extra, 0)?;
+        let mut vcpu = machine.vcpu(SIZE.vcpus as u64)?;
+        for turn in 1..=3 {
+            for page in 0..PAGES {
+                extra.set(page * PAGE as u64, 0x4b53_4d00 + turn);
+            }
+            let sum = PAGES * (0x4b53_4d00 + turn);
+            poll(|| Ksm::sharing() >= PAGES / 2)
+                .with_context(|| format!("KSM shares {} pages", Ksm::sharing()))?;
+            let got = vcpu.call(Program::Read, &read)?;
+            ensure!(got == sum, "merged pages: the guest reads {got:#x}");
+            note(format!("{} pages shared", Ksm::sharing()));
+            vcpu.call(Program::Write, &[read[0], read[1], read[2], turn])?;
+            for page in 0..PAGES {
+                let got = extra.get(page * PAGE as u64);
+                ensure!(
+                    got == turn + page,
+                    "page {page} has {got:#x} after the write"
+                );
+            }
+            extra.advise(MmapAdvise::MADV_UNMERGEABLE)?;
+            extra.advise(MmapAdvise::MADV_MERGEABLE)?;
+        }
+        Ok(())
+    })?;
+    note(format!("{rounds} rounds"));
+    Ok(())
+}
+
+/// Each fork makes all memory copy-on-write. The child looks at a page that the parent's guest goes on writing.
+fn forks(kvm: &Kvm) -> Result<()> {
+    const FORKS: u32 = 30;
+    let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        let ram = Arc::clone(&fleet.machines[0].ram);
+        let last = ram.len() as u64 - 8;
+        for number in 0..FORKS {
+            // SAFETY: The child only reads memory, sleeps and leaves, so it needs no lock that a thread may hold.
+            match unsafe { fork()? } {
+                ForkResult::Child => {
+                    let before = ram.get(last);
+                    // SAFETY: These calls need no lock.
+                    unsafe {
+                        libc::usleep(3000);
+                        libc::_exit(i32::from(ram.get(last) != before));
+                    }
+                }
+                ForkResult::Parent { child } => {
+                    let status = waitpid(child, None)?;
+                    ensure!(
+                        matches!(status, WaitStatus::Exited(_, 0)),
+                        "fork {number}: the child's memory changed: {status:?}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    })?;
+    note(format!("{FORKS} forks, {rounds} rounds"));
+    Ok(())
+}
+
+/// What the host drops or maps anew is zero for the guest too, at once.
+fn dropped(kvm: &Kvm) -> Result<()> {
+    const PAGES: u64 = 256;
+    let machine = Machine::new(kvm)?;
+    let extra = Ram::new(PAGES as usize * PAGE)?;
+    machine.add(1, EXTRA, &extra, 0)?;
+    let mut vcpu = machine.vcpu(0)?;
+    let read = [EXTRA, extra.len() as u64, PAGE as u64];
+    let expect = |vcpu: &mut crate::kvm::vcpu::Vcpu, sum: u64, what: &str| {
+        let got = vcpu.call(Program::Read, &read)?;
+        ensure!(got == sum, "{what}: the guest reads {got}, not {sum}");
+        Ok(())
+    };
+    for turn in 1..=20 {
+        vcpu.call(Program::Write, &[read[0], read[1], read[2], turn])?;
+        let sum = |pages: u64| pages * turn + pages * (pages - 1) / 2;
+        expect(&mut vcpu, sum(PAGES), "written")?;
+        let half = extra.len() / 2;
+        extra.advise_range(half as u64, half, MmapAdvise::MADV_DONTNEED)?;
+        expect(&mut vcpu, sum(PAGES / 2), "half of it dropped")?;
+        extra.replace(0, extra.len())?;
+        expect(&mut vcpu, 0, "all mapped anew")?;
+    }
+    Ok(())
+}
+
+/// The kernel moves pages to make room for large ones.
+fn compaction(kvm: &Kvm) -> Result<()> {
+    const TURNS: u32 = 10;
+    let before = vmstat("pgmigrate_success")?;
+    let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        for _ in 0..TURNS {
+            fs::write("/proc/sys/vm/compact_memory", "1")?;
+            fleet.advance(1)?;
+        }
+        Ok(())
+    })?;
+    let moved = vmstat("pgmigrate_success")? - before;
+    note(format!("{moved} pages moved, {rounds} rounds"));
+    Ok(())
+}
+
+/// The host's own threads use the vector registers on the same CPUs.
+fn fp(kvm: &Kvm) -> Result<()> {
+    const TIME: Duration = Duration::from_millis(1500);
+    let online = cpu::online()?.len();
+    let size = Size { pause: 0, ..SIZE };
+    let rounds = compute_while(kvm, size, Ram::new, |fleet| {
+        let end = Instant::now() + TIME;
+        let workers: Vec<_> = (0..online as u64)
+            .map(|seed| {
+                thread::spawn(move || {
+                    let mut expected = None;
+                    let mut turns = 0;
+                    while Instant::now() < end {
+                        let mut work = Compute::new(64, seed);
+                        work.rounds(200);
+                        if *expected.get_or_insert(work.result()) != work.result() {
+                            return Err(anyhow!("the host's own result is wrong"));
+                        }
+                        turns += 1;
+                    }
+                    Ok(turns)
+                })
+            })
+            .collect();
+        for worker in workers {
+            let turns = worker.join().map_err(|_| anyhow!("a thread panicked"))??;
+            ensure!(turns > 1, "the host's threads did nothing");
+        }
+        fleet.advance(2)
+    })?;
+    note(format!("{rounds} rounds beside {online} threads"));
+    Ok(())
+}
+
+fn hotplug(kvm: &Kvm) -> Result<()> {
+    const TURNS: usize = 8;
+    needs_two_cpus()?;
+    let secondaries = cpu::secondaries()?;
+    let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        let threads = fleet.threads()?;
+        for turn in 0..TURNS {
+            let cpu = secondaries[turn % secondaries.len()];
+            // Put the vCPUs there, so that they must leave.
+            let mut set = CpuSet::new();
+            set.set(cpu)?;
+            for thread in &threads {
+                sched_setaffinity(*thread, &set)?;
+            }
+            fleet.advance(1)?;
+            cpu::set_online(cpu, false)?;
+            fleet.advance(1)?;
+            cpu::set_online(cpu, true)?;
+        }
+        Ok(())
+    })?;
+    note(format!("{TURNS} times a CPU away, {rounds} rounds"));
+    Ok(())
+}
+
+fn crowded(kvm: &Kvm) -> Result<()> {
+    const CROWD: Size = Size {
+        machines: 4,
+        vcpus: 2,
+        words: 8 << 10,
+        pause: 0,
+    };
+    needs_two_cpus()?;
+    let mut set = CpuSet::new();
+    for cpu in &cpu::online()?[..2] {
+        set.set(*cpu)?;
+    }
+    let rounds = compute_while(kvm, CROWD, Ram::new, |fleet: &Fleet| {
+        for thread in fleet.threads()? {
+            sched_setaffinity(thread, &set)?;
+        }
+        fleet.advance(20)
+    })?;
+    note(format!("8 vCPUs on 2 CPUs, {rounds} rounds"));
+    Ok(())
+}
