@@ -5,6 +5,7 @@
 //! Every line begins with `DEMO `. A line that begins with `DEMO FAILED` ends the story early.
 
 mod first;
+mod guest;
 mod second;
 mod text;
 
@@ -20,12 +21,13 @@ use text::{
 /// A chapter of the story: its title, and what it does and tells.
 type Chapter = (&'static str, fn() -> Result<()>);
 
-const FIRST: [Chapter; 9] = [
+const FIRST: [Chapter; 10] = [
     ("The machine", first::machine),
     ("insmod eltwo.ko", first::insmod),
     ("What is mapped at EL2", first::memory_map),
     ("Hypercalls", first::hypercalls),
     ("A page shared with EL2", first::shared_page),
+    ("A guest", guest::chapter),
     ("CPU hotplug", first::hotplug),
     ("A fault at EL2", first::fault),
     ("rmmod eltwo", first::rmmod),
