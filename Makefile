@@ -36,7 +36,8 @@ cargo:
 help:
 	@echo 'make            build the module and its EL2 image. KDIR=<kernel tree> to build against;'
 	@echo '                without it: the kernel that runs (arm64), or the kernel of the lab'
-	@echo 'make demo       see the module take EL2 over and give it back, in a VM'
+	@echo 'make demo       see the module take EL2 over and give it back, in a VM;'
+	@echo '                ARGS="--cpu max" or "--cpu cortex-a53" for other CPUs than cortex-a72'
 	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
 	@echo '                ARGS=--no-vm for everything but the VMs'
 	@echo 'make shell      a shell in a VM that has the module at hand'

@@ -18,7 +18,7 @@ use crate::{
         Failure, //
     },
     image::Sizes,
-    runs,
+    runs::Run,
     session::Session,
     ui::Ui, //
 };
@@ -36,8 +36,7 @@ const END: &str = "That was the whole journey";
 const CONSOLE_TAIL: usize = 40;
 
 /// Shows the demo.
-pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
-    let run = &runs::DEMO;
+pub fn run(ui: &Ui, session: &Session<'_>, run: &Run) -> Result<()> {
     let data = fs::read(&session.products.image).context("cannot read the EL2 image")?;
     ui.line("");
     ui.line(format_args!("EL2 image:  {}", Sizes::read(&data)?));

@@ -55,6 +55,7 @@ use crate::{
         Source, //
     },
     runs::{
+        CpuModel,
         Run,
         FLAVOUR, //
     },
@@ -93,9 +94,16 @@ enum Action {
         no_vm: bool,
     },
     /// Show the journey of the module in a VM, with timings.
-    Demo,
+    Demo {
+        /// The CPUs of the VM.
+        #[arg(long, value_enum, default_value_t = CpuModel::CortexA72)]
+        cpu: CpuModel,
+    },
     /// Open a shell in a VM that has the module at hand.
     Shell {
+        /// The CPUs of the VM.
+        #[arg(long, value_enum, default_value_t = CpuModel::CortexA72)]
+        cpu: CpuModel,
         /// Let a debugger look in from outside (`gdb.sock` and `qmp.sock` in the directory that is printed).
         #[arg(long)]
         debug: bool,
@@ -152,14 +160,16 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
             };
             return check.run(lock);
         }
-        Action::Demo => {
-            with_session(ui, &cache, &checkout, &runs::DEMO, |session| {
-                demo::run(ui, session)
+        Action::Demo { cpu } => {
+            let run = runs::DEMO.on(cpu);
+            with_session(ui, &cache, &checkout, &run, |session| {
+                demo::run(ui, session, &run)
             })?;
         }
-        Action::Shell { debug } => {
-            with_session(ui, &cache, &checkout, &runs::SHELL, |session| {
-                shell(ui, session, debug)
+        Action::Shell { cpu, debug } => {
+            let run = runs::SHELL.on(cpu);
+            with_session(ui, &cache, &checkout, &run, |session| {
+                shell(ui, session, &run, debug)
             })?;
         }
         Action::Clean { all } => clean(ui, &cache, all)?,
@@ -254,13 +264,13 @@ fn with_session(
 }
 
 /// Opens a shell in a VM.
-fn shell(ui: &Ui, session: &Session<'_>, debug: bool) -> Result<()> {
+fn shell(ui: &Ui, session: &Session<'_>, run: &Run, debug: bool) -> Result<()> {
     ui.line("the module is /eltwo.ko; leave with `poweroff`, or Ctrl-A X");
     if debug {
-        let dir = session.vm_dir(runs::SHELL.name);
+        let dir = session.vm_dir(run.name);
         ui.line(format_args!("debugger sockets: {}", dir.display()));
     }
-    let status = session.interactive(&runs::SHELL, debug)?;
+    let status = session.interactive(run, debug)?;
     anyhow::ensure!(status.success(), "QEMU failed ({status})");
     Ok(())
 }

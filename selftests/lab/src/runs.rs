@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::vm::Spec;
 
 /// Words of every kernel command line: results need the console only if something goes wrong.
@@ -11,6 +13,10 @@ const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
 
 /// What the kernel's own KVM is told on the command line.
 const KVM_OFF: &str = "kvm-arm.mode=none";
+
+/// What takes the kernel to EL1 and leaves EL2 to eltwo, on CPUs without and with VHE.
+const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
+const CPU_HAS_VHE: &[&str] = &[KVM_OFF, "id_aa64mmfr1.vh=0"];
 
 /// Flavour of the kernel that the runs take.
 pub const FLAVOUR: &str = "arm64";
@@ -33,6 +39,17 @@ impl End {
     pub fn needs_kexec(self) -> bool {
         matches!(self, Self::Kexec | Self::Kdump)
     }
+}
+
+/// A CPU model that `make demo` and `make shell` can be asked for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CpuModel {
+    /// Armv8.0, with a GICv3.
+    CortexA72,
+    /// Armv8.0, with 40 bits of physical address.
+    CortexA53,
+    /// All that QEMU can emulate: LPA2, SVE, MTE, pointer authentication. VHE is kept out of use.
+    Max,
 }
 
 /// One run of a VM.
@@ -61,6 +78,20 @@ pub struct Run {
 }
 
 impl Run {
+    /// The same run on CPUs of `model`.
+    pub fn on(&self, model: CpuModel) -> Self {
+        let (cpu, words) = match model {
+            CpuModel::CortexA72 => ("cortex-a72", CPU_HAS_NO_VHE),
+            CpuModel::CortexA53 => ("cortex-a53", CPU_HAS_NO_VHE),
+            CpuModel::Max => ("max", CPU_HAS_VHE),
+        };
+        Self {
+            cpu,
+            words,
+            ..self.clone()
+        }
+    }
+
     /// The machine for this run.
     pub fn spec(&self) -> Spec {
         let words = self.words.join(" ");
@@ -96,7 +127,7 @@ const BASE: Run = Run {
     cpu: "cortex-a72",
     cpus: 4,
     el2: true,
-    words: &[KVM_OFF],
+    words: CPU_HAS_NO_VHE,
     tests: &[],
     results: true,
     end: End::PowerOff,
@@ -134,7 +165,7 @@ pub const RUNS: [Run; 14] = [
     Run {
         name: "max",
         cpu: "max",
-        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        words: CPU_HAS_VHE,
         tests: &COMMON,
         timeout: Duration::from_secs(900),
         ..BASE
@@ -203,7 +234,7 @@ pub const RUNS: [Run; 14] = [
         name: "e2h",
         cpu: "max",
         cpus: 2,
-        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        words: CPU_HAS_VHE,
         tests: &["refuse_e2h"],
         ..BASE
     },
@@ -252,5 +283,9 @@ mod tests {
             .ends_with(" kvm-arm.mode=none eltwo.run=demo"));
         assert!(!spec.reboot);
         assert_eq!(DEMO.description(), "cortex-a72, 4 CPUs");
+        assert_eq!(
+            DEMO.on(CpuModel::Max).description(),
+            "max, 4 CPUs, id_aa64mmfr1.vh=0"
+        );
     }
 }
