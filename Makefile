@@ -45,5 +45,5 @@ help:
 	@echo 'make clean      remove what was built'
 	@echo 'make distclean  remove the lab too'
 	@echo
-	@echo 'Cache: $(CACHE) (XDG_CACHE_HOME moves it). Needs cargo 1.85 or newer, about 6 GB,'
+	@echo 'Cache: $(CACHE) (XDG_CACHE_HOME moves it). Needs cargo 1.85 or newer, about 7 GB,'
 	@echo 'and root, or a user who may make user namespaces.'

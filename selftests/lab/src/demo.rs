@@ -37,10 +37,11 @@ const CONSOLE_TAIL: usize = 40;
 
 /// Shows the demo.
 pub fn run(ui: &Ui, session: &Session<'_>, run: &Run) -> Result<()> {
-    let data = fs::read(&session.products.image).context("cannot read the EL2 image")?;
+    let products = session.products(run.flavour)?;
+    let data = fs::read(&products.image).context("cannot read the EL2 image")?;
     ui.line("");
     ui.line(format_args!("EL2 image:  {}", Sizes::read(&data)?));
-    let module_bytes = fs::metadata(&session.products.module)?.len();
+    let module_bytes = fs::metadata(&products.module)?.len();
     ui.line(format_args!(
         "module:     {module_bytes} bytes with symbols"
     ));

@@ -10,7 +10,9 @@ mod cache;
 mod check;
 mod cmd;
 mod demo;
+mod fdt;
 mod guest;
+mod high;
 mod host;
 mod image;
 mod initramfs;
@@ -148,27 +150,28 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
         Action::Build { kdir } => build(ui, &cache, &checkout, kdir)?,
         Action::Check { vms, only, no_vm } => {
             let lock = cache.lock(ui)?;
-            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+            let runs = check::chosen(&only, no_vm)?;
+            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &runs::flavours(&runs))?;
             let check = Check {
                 ui,
                 cache: &cache,
                 lab: &lab,
                 checkout: &checkout,
                 vms,
-                only,
-                no_vm,
+                runs,
+                vms_only: !only.is_empty(),
             };
             return check.run(lock);
         }
         Action::Demo { cpu } => {
             let run = runs::DEMO.on(cpu);
-            with_session(ui, &cache, &checkout, &run, |session| {
+            with_session(ui, &cache, &checkout, &[&run], |session| {
                 demo::run(ui, session, &run)
             })?;
         }
         Action::Shell { cpu, debug } => {
             let run = runs::SHELL.on(cpu);
-            with_session(ui, &cache, &checkout, &run, |session| {
+            with_session(ui, &cache, &checkout, &[&run], |session| {
                 shell(ui, session, &run, debug)
             })?;
         }
@@ -245,19 +248,20 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
     Ok(())
 }
 
-/// Sets up and builds what `run` needs, and hands it to `work`, which may take its time: other runs of the lab need not
+/// Sets up and builds what `runs` need, and hands it to `work`, which may take its time: other runs of the lab need not
 /// wait for it.
 fn with_session(
     ui: &Ui,
     cache: &Cache,
     checkout: &Path,
-    run: &Run,
+    runs: &[&Run],
     work: impl FnOnce(&Session<'_>) -> Result<()>,
 ) -> Result<()> {
     let lock = cache.lock(ui)?;
-    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[run.flavour])?;
+    let flavours = runs::flavours(runs);
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &flavours)?;
     let session = ui.step("module, EL2 image, programs for the VM", |step| {
-        Session::build(cache, &lock, step, &lab, checkout, run.flavour)
+        Session::build(cache, &lock, step, &lab, checkout, &flavours)
     })?;
     drop(lock);
     work(&session)

@@ -14,12 +14,21 @@ const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
 /// What the kernel's own KVM is told on the command line.
 const KVM_OFF: &str = "kvm-arm.mode=none";
 
+/// Has the kernel run at EL1 on a CPU with VHE.
+const NO_VHE: &str = "id_aa64mmfr1.vh=0";
+
 /// What takes the kernel to EL1 and leaves EL2 to eltwo, on CPUs without and with VHE.
 const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
-const CPU_HAS_VHE: &[&str] = &[KVM_OFF, "id_aa64mmfr1.vh=0"];
+const CPU_HAS_VHE: &[&str] = &[KVM_OFF, NO_VHE];
 
-/// Flavour of the kernel that the runs take.
+/// Flavour of the kernel that the runs take, unless they say otherwise.
 pub const FLAVOUR: &str = "arm64";
+
+/// Flavour of the kernel with pages of 16 KiB.
+const FLAVOUR_16K: &str = "arm64-16k";
+
+/// How the word starts that tells the test `machine` what to expect.
+const EXPECT: &str = "eltwo.expect=";
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +72,8 @@ pub struct Run {
     pub cpu: &'static str,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Where the memory of 1 GiB is, if not where the board has it.
+    pub ram_base: Option<u64>,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
@@ -99,6 +110,7 @@ impl Run {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
             memory_mib: 1024,
+            ram_base: self.ram_base,
             el2: self.el2,
             its: !self.end.needs_kexec(),
             command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
@@ -113,7 +125,17 @@ impl Run {
         if !self.el2 {
             words += ", no EL2";
         }
-        for word in self.words.iter().filter(|word| **word != KVM_OFF) {
+        if self.flavour == FLAVOUR_16K {
+            words += ", 16K pages";
+        }
+        if let Some(base) = self.ram_base {
+            words += &match base % (1 << 40) {
+                0 => format!(", RAM at {} TiB", base >> 40),
+                _ => format!(", RAM at {} GiB", base >> 30),
+            };
+        }
+        let is_special = |word: &&&str| **word != KVM_OFF && !word.starts_with(EXPECT);
+        for word in self.words.iter().filter(is_special) {
             words += &format!(", {word}");
         }
         words
@@ -126,6 +148,7 @@ const BASE: Run = Run {
     flavour: FLAVOUR,
     cpu: "cortex-a72",
     cpus: 4,
+    ram_base: None,
     el2: true,
     words: CPU_HAS_NO_VHE,
     tests: &[],
@@ -135,11 +158,14 @@ const BASE: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 13] = [
+    "machine",
     "load_unload",
     "regs",
     "hypercalls",
     "map_unmap",
+    "map_linear",
+    "tables_at",
     "hotplug",
     "offline_at_load",
     "fail_at",
@@ -148,8 +174,27 @@ const COMMON: [&str; 10] = [
     "hibernate_core",
 ];
 
+/// The same but for the longest, `fail_at`, which does not depend on the size of pages.
+const PAGES: [&str; 12] = [
+    "machine",
+    "load_unload",
+    "regs",
+    "hypercalls",
+    "map_unmap",
+    "map_linear",
+    "tables_at",
+    "hotplug",
+    "offline_at_load",
+    "contain",
+    "pool_too_small",
+    "hibernate_core",
+];
+
+/// Tests of how EL2's tables fit a machine.
+const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
+
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 14] = [
+pub const RUNS: [Run; 19] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -158,6 +203,10 @@ pub const RUNS: [Run; 14] = [
     },
     Run {
         name: "base",
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:44,lpa2:0",
+        ],
         tests: &COMMON,
         timeout: Duration::from_secs(600),
         ..BASE
@@ -165,7 +214,11 @@ pub const RUNS: [Run; 14] = [
     Run {
         name: "max",
         cpu: "max",
-        words: CPU_HAS_VHE,
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:52,lpa2:1",
+        ],
         tests: &COMMON,
         timeout: Duration::from_secs(900),
         ..BASE
@@ -173,7 +226,24 @@ pub const RUNS: [Run; 14] = [
     Run {
         name: "a53",
         cpu: "cortex-a53",
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:40,lpa2:0",
+        ],
         tests: &COMMON,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "16k",
+        flavour: FLAVOUR_16K,
+        cpu: "cortex-a76",
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:16384,va_bits:36,levels:2,pa_bits:40,lpa2:0",
+        ],
+        tests: &PAGES,
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -181,6 +251,54 @@ pub const RUNS: [Run; 14] = [
         name: "load",
         tests: &["hotplug_load", "cpu_hotplug_kselftest"],
         timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "high",
+        // RAM above the 512 GiB that 39 bits reach.
+        ram_base: Some(514 << 30),
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:48,levels:4,pa_bits:44,lpa2:0,idmap_above:39",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "high-lpa2",
+        cpu: "max",
+        // RAM above the 256 TiB that 48 bits reach: tables of five levels, addresses of 50 bits.
+        ram_base: Some(3 << 48),
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:52,levels:5,pa_bits:52,lpa2:1,idmap_above:48",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "high-16k",
+        flavour: FLAVOUR_16K,
+        cpu: "max",
+        ram_base: Some(3 << 48),
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:16384,va_bits:52,levels:4,pa_bits:52,lpa2:1,idmap_above:48",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "n1",
+        cpu: "neoverse-n1",
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:48,lpa2:0",
+        ],
+        tests: &TABLES,
         ..BASE
     },
     Run {
@@ -246,6 +364,17 @@ pub const RUNS: [Run; 14] = [
         ..BASE
     },
 ];
+
+/// Flavours of the kernel that `runs` need, and the usual one, which comes first.
+pub fn flavours(runs: &[&Run]) -> Vec<&'static str> {
+    let mut flavours = vec![FLAVOUR];
+    for run in runs {
+        if !flavours.contains(&run.flavour) {
+            flavours.push(run.flavour);
+        }
+    }
+    flavours
+}
 
 /// The run of `make demo`.
 pub const DEMO: Run = Run {
