@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check shell clean distclean help cargo
+.PHONY: all setup demo check coverage shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check shell: cargo
+setup demo check coverage shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -40,6 +40,8 @@ help:
 	@echo '                ARGS="--cpu max" or "--cpu cortex-a53" for other CPUs than cortex-a72'
 	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
 	@echo '                ARGS=--no-vm for everything but the VMs'
+	@echo 'make coverage   lines of the page-table and layout code that the host tests execute;'
+	@echo '                fails at 95 % or less'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'

@@ -9,6 +9,7 @@ mod apt;
 mod cache;
 mod check;
 mod cmd;
+mod coverage;
 mod demo;
 mod fdt;
 mod guest;
@@ -50,6 +51,7 @@ use crate::{
     cache::Cache,
     check::Check,
     cmd::Failure,
+    coverage::Coverage,
     host::Arch,
     kernel::Spec,
     module::{
@@ -95,6 +97,8 @@ enum Action {
         #[arg(long)]
         no_vm: bool,
     },
+    /// Show which lines of the page-table code the tests on the host execute.
+    Coverage,
     /// Show the journey of the module in a VM, with timings.
     Demo {
         /// The CPUs of the VM.
@@ -163,6 +167,7 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
             };
             return check.run(lock);
         }
+        Action::Coverage => return coverage(ui, &cache, &checkout),
         Action::Demo { cpu } => {
             let run = runs::DEMO.on(cpu);
             with_session(ui, &cache, &checkout, &[&run], |session| {
@@ -246,6 +251,19 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
         products.kernel_symbols
     ));
     Ok(())
+}
+
+/// Measures the coverage, and returns whether enough is covered.
+fn coverage(ui: &Ui, cache: &Cache, checkout: &Path) -> Result<bool> {
+    let lock = cache.lock(ui)?;
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+    let coverage = Coverage {
+        ui,
+        cache,
+        lab: &lab,
+        checkout,
+    };
+    coverage.run(&lock)
 }
 
 /// Sets up and builds what `runs` need, and hands it to `work`, which may take its time: other runs of the lab need not
