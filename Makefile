@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check coverage shell clean distclean help cargo
+.PHONY: all setup demo check coverage bench shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check coverage shell: cargo
+setup demo check coverage bench shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -42,6 +42,8 @@ help:
 	@echo '                ARGS=--no-vm for everything but the VMs'
 	@echo 'make coverage   lines of the page-table and layout code that the host tests execute;'
 	@echo '                fails at 95 % or less'
+	@echo 'make bench      what things cost, in instructions that a VM counts, as tables;'
+	@echo '                ARGS="--run NAME" for one table only'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'

@@ -6,6 +6,7 @@
 //! (`$XDG_CACHE_HOME/eltwo`), nothing in the checkout.
 
 mod apt;
+mod bench;
 mod cache;
 mod check;
 mod cmd;
@@ -99,6 +100,12 @@ enum Action {
     },
     /// Show which lines of the page-table code the tests on the host execute.
     Coverage,
+    /// Count what things cost in a VM, and print tables.
+    Bench {
+        /// Do only this bench (may be repeated).
+        #[arg(long = "run")]
+        only: Vec<String>,
+    },
     /// Show the journey of the module in a VM, with timings.
     Demo {
         /// The CPUs of the VM.
@@ -168,6 +175,13 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
             return check.run(lock);
         }
         Action::Coverage => return coverage(ui, &cache, &checkout),
+        Action::Bench { only } => {
+            let benches = bench::chosen(&only)?;
+            let runs = bench::runs(&benches);
+            return with_session(ui, &cache, &checkout, &runs, |session| {
+                bench::run(ui, session, &benches)
+            });
+        }
         Action::Demo { cpu } => {
             let run = runs::DEMO.on(cpu);
             with_session(ui, &cache, &checkout, &[&run], |session| {
@@ -268,13 +282,13 @@ fn coverage(ui: &Ui, cache: &Cache, checkout: &Path) -> Result<bool> {
 
 /// Sets up and builds what `runs` need, and hands it to `work`, which may take its time: other runs of the lab need not
 /// wait for it.
-fn with_session(
+fn with_session<T>(
     ui: &Ui,
     cache: &Cache,
     checkout: &Path,
     runs: &[&Run],
-    work: impl FnOnce(&Session<'_>) -> Result<()>,
-) -> Result<()> {
+    work: impl FnOnce(&Session<'_>) -> Result<T>,
+) -> Result<T> {
     let lock = cache.lock(ui)?;
     let flavours = runs::flavours(runs);
     let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &flavours)?;

@@ -74,6 +74,8 @@ pub struct Run {
     pub cpus: u32,
     /// Where the memory of 1 GiB is, if not where the board has it.
     pub ram_base: Option<u64>,
+    /// Whether the machine counts instructions, see [`Spec::counting`].
+    pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
@@ -111,9 +113,18 @@ impl Run {
             cpus: self.cpus,
             memory_mib: 1024,
             ram_base: self.ram_base,
+            counting: self.counting,
             el2: self.el2,
             its: !self.end.needs_kexec(),
-            command_line: format!("{COMMAND_LINE} {words} eltwo.run={}", self.tests.join(",")),
+            command_line: format!(
+                "{COMMAND_LINE} {words}{} eltwo.run={}",
+                if self.counting {
+                    " eltwo.counting=1"
+                } else {
+                    ""
+                },
+                self.tests.join(",")
+            ),
             reboot: self.end == End::Reboot,
             debug: false,
         }
@@ -149,6 +160,7 @@ const BASE: Run = Run {
     cpu: "cortex-a72",
     cpus: 4,
     ram_base: None,
+    counting: false,
     el2: true,
     words: CPU_HAS_NO_VHE,
     tests: &[],
@@ -382,6 +394,16 @@ pub const DEMO: Run = Run {
     tests: &["demo"],
     results: false,
     end: End::Kexec,
+    ..BASE
+};
+
+/// The machine of the bench of both ways to map memory at EL2.
+pub const BENCH_MAPS: Run = Run {
+    name: "bench-maps",
+    cpus: 1,
+    counting: true,
+    tests: &["bench_maps"],
+    timeout: Duration::from_secs(900),
     ..BASE
 };
 

@@ -60,6 +60,9 @@ pub struct Spec {
     pub memory_mib: u64,
     /// Where the memory is that the kernel gets, if not where the board has it.
     pub ram_base: Option<u64>,
+    /// Whether the machine's PMU counts instructions, and nothing in it is random or depends on the host's time: what it
+    /// counts is the same each time.
+    pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
@@ -126,7 +129,13 @@ impl Spec {
         command.arg("-M").arg(format!(
             "virt,virtualization={el2},gic-version=3,its={its}{more}"
         ));
-        command.args(["-accel", "tcg,thread=multi"]);
+        if self.counting {
+            command.args(["-accel", "tcg,thread=single"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
+            command.args(["-rtc", "clock=vm,base=2000-01-01", "-seed", "1"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
         command.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()]);
         command.args(["-nic", "none", "-nodefaults", "-display", "none"]);
         if !self.reboot {

@@ -48,6 +48,7 @@ use anyhow::{
 pub use load_unload::equal_images;
 
 use crate::{
+    bench,
     guest::{
         cpu,
         module, //
@@ -87,7 +88,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 28] = [
+pub const PROGRAMS: [Program; 29] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -116,6 +117,7 @@ pub const PROGRAMS: [Program; 28] = [
     special("kdump_second", 300, kdump_second::test),
     special("reboot", 300, reboot::test),
     special("shutdown_paths", 300, shutdown_paths::test),
+    special("bench_maps", 600, bench::maps::test),
 ];
 
 /// The test with this name.
