@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check kvm-selftests shell clean distclean help cargo
+.PHONY: all setup demo check coverage bench kvm-selftests shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check kvm-selftests shell: cargo
+setup demo check coverage bench kvm-selftests shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -36,16 +36,21 @@ cargo:
 help:
 	@echo 'make            build the module and its EL2 image. KDIR=<kernel tree> to build against;'
 	@echo '                without it: the kernel that runs (arm64), or the kernel of the lab'
-	@echo 'make demo       see the module take EL2 over and give it back, in a VM'
+	@echo 'make demo       see the module take EL2 over and give it back, in a VM;'
+	@echo '                ARGS="--cpu max" or "--cpu cortex-a53" for other CPUs than cortex-a72'
 	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
 	@echo '                ARGS=--no-vm for everything but the VMs'
 	@echo 'make kvm-selftests'
 	@echo '                the kernel'\''s KVM selftests on its own KVM and on eltwo, side by side;'
 	@echo '                ARGS="--program NAME" for one of them, ARGS="--cpu max" for another CPU'
+	@echo 'make coverage   lines of the page-table and layout code that the host tests execute;'
+	@echo '                fails at 95 % or less'
+	@echo 'make bench      what things cost, in instructions that a VM counts, as tables;'
+	@echo '                ARGS="--run NAME" for one table only'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'
 	@echo 'make distclean  remove the lab too'
 	@echo
-	@echo 'Cache: $(CACHE) (XDG_CACHE_HOME moves it). Needs cargo 1.85 or newer, about 6 GB,'
+	@echo 'Cache: $(CACHE) (XDG_CACHE_HOME moves it). Needs cargo 1.85 or newer, about 7 GB,'
 	@echo 'and root, or a user who may make user namespaces.'

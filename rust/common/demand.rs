@@ -23,9 +23,6 @@ use super::{
     },
 };
 
-/// Granules of a slot besides the stack, guards included.
-const SLOT_EXTRA_PAGES: u64 = 3;
-
 /// What the pool has to hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand<'a> {
@@ -86,7 +83,7 @@ impl Demand<'_> {
     fn table_pages(&self, pages: u64, chunks: u64) -> Option<u64> {
         let slots = self
             .stack_pages
-            .checked_add(SLOT_EXTRA_PAGES)?
+            .checked_add(layout::SLOT_EXTRA_GRANULES)?
             .checked_mul(self.cpus)?;
         // The roots.
         let mut tables = 2u64;

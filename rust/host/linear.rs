@@ -58,8 +58,11 @@ pub(crate) fn page_to_phys(page: NonNull<bindings::page>) -> Option<PhysAddr> {
     PhysAddr::new(pfn.checked_mul(bindings::PAGE_SIZE as u64)?)
 }
 
+/// The bits of a pointer into kernel memory that hold KASAN's tag, if it has one; they are set if not.
+const TAG: u64 = 0xff << 56;
+
 /// Physical address of `pointer`, which must be in the linear map.
 pub(crate) fn kern_to_phys(pointer: NonNull<u8>) -> Option<PhysAddr> {
-    let va = pointer.as_ptr().expose_provenance() as u64;
+    let va = pointer.as_ptr().expose_provenance() as u64 | TAG;
     PhysAddr::new(va.checked_sub(PAGE_OFFSET)?.wrapping_add(memstart()))
 }

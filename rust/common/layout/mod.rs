@@ -51,7 +51,7 @@ const BASE_VA_BITS: u32 = 48;
 const MAX_VA_BITS: u32 = 52;
 
 /// Granules of a slot besides the stack: guard, guard, context.
-const SLOT_EXTRA_GRANULES: u64 = 3;
+pub(super) const SLOT_EXTRA_GRANULES: u64 = 3;
 
 /// What the layout depends on.
 #[derive(Clone, Copy, Debug)]

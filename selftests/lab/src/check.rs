@@ -39,6 +39,7 @@ use crate::{
         GUEST_TARGET, //
     },
     runs::{
+        self,
         Run,
         FLAVOUR,
         RUNS, //
@@ -129,10 +130,27 @@ pub struct Check<'a> {
     pub checkout: &'a Path,
     /// Number of VMs that run at a time.
     pub vms: usize,
-    /// Names of the VM runs to do; all if empty.
-    pub only: Vec<String>,
-    /// Whether to do without VM runs.
-    pub no_vm: bool,
+    /// The VM runs to do.
+    pub runs: Vec<&'static Run>,
+    /// Whether to do nothing else.
+    pub vms_only: bool,
+}
+
+/// The VM runs that are called for: those that are named in `only`, all if it is empty, none with `no_vm`.
+pub fn chosen(only: &[String], no_vm: bool) -> Result<Vec<&'static Run>> {
+    if let Some(name) = only
+        .iter()
+        .find(|name| RUNS.iter().all(|run| run.name != **name))
+    {
+        let names: Vec<&str> = RUNS.iter().map(|run| run.name).collect();
+        let remedy = format!("name one of: {}", names.join(", "));
+        return Err(Failure::new(format!("there is no VM run {name}"), remedy).into());
+    }
+    let wanted = |run: &&Run| only.is_empty() || only.iter().any(|name| name == run.name);
+    Ok(match no_vm {
+        true => Vec::new(),
+        false => RUNS.iter().filter(wanted).collect(),
+    })
 }
 
 /// A group of tests.
@@ -164,7 +182,7 @@ impl Check<'_> {
     /// Runs all tests, and returns whether all is well.
     pub fn run(&self, lock: Lock) -> Result<bool> {
         let mut total = Tally::default();
-        if self.only.is_empty() {
+        if !self.vms_only {
             self.lints(&lock, &mut total);
             for package in self
                 .packages()
@@ -184,12 +202,12 @@ impl Check<'_> {
         drop(lock);
         // What could not be built is a failure already; there is nothing to run then.
         if let Some(session) = session {
-            if self.only.is_empty() {
-                self.image_tests(&session.products, &mut total);
+            if !self.vms_only {
+                for flavour in runs::flavours(&self.runs) {
+                    self.image_tests(flavour, session.products(flavour)?, &mut total);
+                }
             }
-            if !self.no_vm {
-                self.vm_runs(&session, &mut total)?;
-            }
+            self.vm_runs(&session, &mut total);
         }
         let Tally {
             passed,
@@ -382,10 +400,11 @@ impl Check<'_> {
             "build: module, EL2 image, programs for the VM",
             total,
             |group, step| {
+                let flavours = runs::flavours(&self.runs);
                 let built =
-                    Session::build(self.cache, lock, step, self.lab, self.checkout, FLAVOUR)?;
+                    Session::build(self.cache, lock, step, self.lab, self.checkout, &flavours)?;
                 session = Some(built);
-                group.pass();
+                group.tally.passed += flavours.len();
                 Ok(())
             },
         );
@@ -394,11 +413,7 @@ impl Check<'_> {
 
     /// Whether one of the VM runs needs the kernel's KVM selftests.
     fn needs_kvm_selftests(&self) -> bool {
-        !self.no_vm
-            && RUNS.iter().any(|run| {
-                run.kvm_selftests
-                    && (self.only.is_empty() || self.only.iter().any(|name| name == run.name))
-            })
+        self.runs.iter().any(|run| run.kvm_selftests)
     }
 
     /// Builds the kernel's KVM selftests. If that fails, which is a failure, nothing is left to run.
@@ -417,9 +432,9 @@ impl Check<'_> {
         tests.map(|tests| session.with_kvm_selftests(tests))
     }
 
-    /// Checks the EL2 image, and runs it on the model of the machine.
-    fn image_tests(&self, products: &Products, total: &mut Tally) {
-        self.group("EL2 image", total, |group, _| {
+    /// Checks the EL2 image for one flavour of the kernel, and runs that for the usual one on the model of the machine.
+    fn image_tests(&self, flavour: &str, products: &Products, total: &mut Tally) {
+        self.group(&format!("EL2 image: {flavour}"), total, |group, _| {
             let data = fs::read(&products.image)
                 .with_context(|| format!("cannot read {}", products.image.display()))?;
             for check in image::check(&data)? {
@@ -433,6 +448,9 @@ impl Check<'_> {
             }
             Ok(())
         });
+        if flavour != FLAVOUR {
+            return;
+        }
         for package in self
             .packages()
             .filter(|package| package.tests == Tests::OnImage)
@@ -445,20 +463,8 @@ impl Check<'_> {
     }
 
     /// Runs the VMs, some at a time, and reports each when it has ended.
-    fn vm_runs(&self, session: &Session<'_>, total: &mut Tally) -> Result<()> {
-        let wanted =
-            |run: &&Run| self.only.is_empty() || self.only.iter().any(|name| name == run.name);
-        let runs: Vec<&Run> = RUNS.iter().filter(wanted).collect();
-        if let Some(name) = self
-            .only
-            .iter()
-            .find(|name| runs.iter().all(|run| run.name != **name))
-        {
-            let names: Vec<&str> = RUNS.iter().map(|run| run.name).collect();
-            let remedy = format!("name one of: {}", names.join(", "));
-            return Err(Failure::new(format!("there is no VM run {name}"), remedy).into());
-        }
-        let queue = Mutex::new(runs.iter());
+    fn vm_runs(&self, session: &Session<'_>, total: &mut Tally) {
+        let queue = Mutex::new(self.runs.iter());
         let tallies = Mutex::new(total);
         thread::scope(|scope| {
             for _ in 0..self.vms.max(1) {
@@ -474,7 +480,6 @@ impl Check<'_> {
                 });
             }
         });
-        Ok(())
     }
 
     fn vm_run(&self, run: &Run, session: &Session<'_>) -> Group {

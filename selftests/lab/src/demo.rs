@@ -18,7 +18,7 @@ use crate::{
         Failure, //
     },
     image::Sizes,
-    runs,
+    runs::Run,
     session::Session,
     ui::Ui, //
 };
@@ -36,12 +36,12 @@ const END: &str = "That was the whole journey";
 const CONSOLE_TAIL: usize = 40;
 
 /// Shows the demo.
-pub fn run(ui: &Ui, session: &Session<'_>) -> Result<()> {
-    let run = &runs::DEMO;
-    let data = fs::read(&session.products.image).context("cannot read the EL2 image")?;
+pub fn run(ui: &Ui, session: &Session<'_>, run: &Run) -> Result<()> {
+    let products = session.products(run.flavour)?;
+    let data = fs::read(&products.image).context("cannot read the EL2 image")?;
     ui.line("");
     ui.line(format_args!("EL2 image:  {}", Sizes::read(&data)?));
-    let module_bytes = fs::metadata(&session.products.module)?.len();
+    let module_bytes = fs::metadata(&products.module)?.len();
     ui.line(format_args!(
         "module:     {module_bytes} bytes with symbols"
     ));

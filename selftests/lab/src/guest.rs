@@ -70,7 +70,6 @@ impl Userland {
 
     fn add_to(&self, archive: &mut Initramfs) -> Result<()> {
         archive.program_from("bin/busybox", &self.artefact.join("usr/bin/busybox"))?;
-        archive.link("bin/sh", "busybox");
         archive.program_from("bin/bash", &self.artefact.join("usr/bin/bash-static"))?;
         let kexec = self.artefact.join("usr/sbin/kexec");
         archive.program_from("usr/sbin/kexec", &kexec)?;

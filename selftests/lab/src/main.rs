@@ -6,12 +6,16 @@
 //! (`$XDG_CACHE_HOME/eltwo`), nothing in the checkout.
 
 mod apt;
+mod bench;
 mod cache;
 mod check;
 mod cmd;
 mod columns;
+mod coverage;
 mod demo;
+mod fdt;
 mod guest;
+mod high;
 mod host;
 mod image;
 mod initramfs;
@@ -51,6 +55,7 @@ use crate::{
     cache::Cache,
     check::Check,
     cmd::Failure,
+    coverage::Coverage,
     host::Arch,
     kernel::Spec,
     kselftest::KvmSelftests,
@@ -59,6 +64,7 @@ use crate::{
         Source, //
     },
     runs::{
+        CpuModel,
         Run,
         FLAVOUR, //
     },
@@ -105,10 +111,25 @@ enum Action {
         #[arg(long = "program")]
         only: Vec<String>,
     },
+    /// Show which lines of the page-table code the tests on the host execute.
+    Coverage,
+    /// Count what things cost in a VM, and print tables.
+    Bench {
+        /// Do only this bench (may be repeated).
+        #[arg(long = "run")]
+        only: Vec<String>,
+    },
     /// Show the journey of the module in a VM, with timings.
-    Demo,
+    Demo {
+        /// The CPUs of the VM.
+        #[arg(long, value_enum, default_value_t = CpuModel::CortexA72)]
+        cpu: CpuModel,
+    },
     /// Open a shell in a VM that has the module at hand.
     Shell {
+        /// The CPUs of the VM.
+        #[arg(long, value_enum, default_value_t = CpuModel::CortexA72)]
+        cpu: CpuModel,
         /// Let a debugger look in from outside (`gdb.sock` and `qmp.sock` in the directory that is printed).
         #[arg(long)]
         debug: bool,
@@ -153,29 +174,40 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
         Action::Build { kdir } => build(ui, &cache, &checkout, kdir)?,
         Action::Check { vms, only, no_vm } => {
             let lock = cache.lock(ui)?;
-            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+            let runs = check::chosen(&only, no_vm)?;
+            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &runs::flavours(&runs))?;
             let check = Check {
                 ui,
                 cache: &cache,
                 lab: &lab,
                 checkout: &checkout,
                 vms,
-                only,
-                no_vm,
+                runs,
+                vms_only: !only.is_empty(),
             };
             return check.run(lock);
         }
         Action::KvmSelftests { cpu, only } => {
             return kvm_selftests(ui, &cache, &checkout, &cpu, &only)
         }
-        Action::Demo => {
-            with_session(ui, &cache, &checkout, &runs::DEMO, |session| {
-                demo::run(ui, session)
+        Action::Coverage => return coverage(ui, &cache, &checkout),
+        Action::Bench { only } => {
+            let benches = bench::chosen(&only)?;
+            let runs = bench::runs(&benches);
+            return with_session(ui, &cache, &checkout, &runs, |session| {
+                bench::run(ui, session, &benches)
+            });
+        }
+        Action::Demo { cpu } => {
+            let run = runs::DEMO.on(cpu);
+            with_session(ui, &cache, &checkout, &[&run], |session| {
+                demo::run(ui, session, &run)
             })?;
         }
-        Action::Shell { debug } => {
-            with_session(ui, &cache, &checkout, &runs::SHELL, |session| {
-                shell(ui, session, debug)
+        Action::Shell { cpu, debug } => {
+            let run = runs::SHELL.on(cpu);
+            with_session(ui, &cache, &checkout, &[&run], |session| {
+                shell(ui, session, &run, debug)
             })?;
         }
         Action::Clean { all } => clean(ui, &cache, all)?,
@@ -251,19 +283,33 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
     Ok(())
 }
 
-/// Sets up and builds what `run` needs, and hands it to `work`, which may take its time: other runs of the lab need not
+/// Measures the coverage, and returns whether enough is covered.
+fn coverage(ui: &Ui, cache: &Cache, checkout: &Path) -> Result<bool> {
+    let lock = cache.lock(ui)?;
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+    let coverage = Coverage {
+        ui,
+        cache,
+        lab: &lab,
+        checkout,
+    };
+    coverage.run(&lock)
+}
+
+/// Sets up and builds what `runs` need, and hands it to `work`, which may take its time: other runs of the lab need not
 /// wait for it.
-fn with_session(
+fn with_session<T>(
     ui: &Ui,
     cache: &Cache,
     checkout: &Path,
-    run: &Run,
-    work: impl FnOnce(&Session<'_>) -> Result<()>,
-) -> Result<()> {
+    runs: &[&Run],
+    work: impl FnOnce(&Session<'_>) -> Result<T>,
+) -> Result<T> {
     let lock = cache.lock(ui)?;
-    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[run.flavour])?;
+    let flavours = runs::flavours(runs);
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &flavours)?;
     let session = ui.step("module, EL2 image, programs for the VM", |step| {
-        Session::build(cache, &lock, step, &lab, checkout, run.flavour)
+        Session::build(cache, &lock, step, &lab, checkout, &flavours)
     })?;
     drop(lock);
     work(&session)
@@ -291,7 +337,7 @@ fn kvm_selftests(
     let tests = KvmSelftests::ensure(ui, cache, &lock, &lab)?;
     let all = tests.names()?;
     let session = ui.step("module, EL2 image, programs for the VM", |step| {
-        Session::build(cache, &lock, step, &lab, checkout, FLAVOUR)
+        Session::build(cache, &lock, step, &lab, checkout, &[FLAVOUR])
     })?;
     let session = session.with_kvm_selftests(tests);
     drop(lock);
@@ -299,13 +345,13 @@ fn kvm_selftests(
 }
 
 /// Opens a shell in a VM.
-fn shell(ui: &Ui, session: &Session<'_>, debug: bool) -> Result<()> {
+fn shell(ui: &Ui, session: &Session<'_>, run: &Run, debug: bool) -> Result<()> {
     ui.line("the module is /eltwo.ko; leave with `poweroff`, or Ctrl-A X");
     if debug {
-        let dir = session.vm_dir(runs::SHELL.name);
+        let dir = session.vm_dir(run.name);
         ui.line(format_args!("debugger sockets: {}", dir.display()));
     }
-    let status = session.interactive(&runs::SHELL, debug)?;
+    let status = session.interactive(run, debug)?;
     anyhow::ensure!(status.success(), "QEMU failed ({status})");
     Ok(())
 }

@@ -246,7 +246,7 @@ impl Cargo<'_> {
     }
 
     /// Where cargo puts what it builds of this checkout.
-    fn target_dir(&self) -> PathBuf {
+    pub fn target_dir(&self) -> PathBuf {
         let key = Key::new().with("checkout", self.checkout.as_os_str().as_encoded_bytes());
         self.cache.join(format!("build/cargo-{}", key.digits()))
     }

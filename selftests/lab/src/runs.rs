@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::vm::Spec;
 
 /// Words of every kernel command line: results need the console only if something goes wrong.
@@ -12,8 +14,18 @@ const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
 /// What the kernel's own KVM is told on the command line.
 const KVM_OFF: &str = "kvm-arm.mode=none";
 
-/// Flavour of the kernel that the runs take.
+/// Has the kernel run at EL1 on a CPU with VHE.
+const NO_VHE: &str = "id_aa64mmfr1.vh=0";
+
+/// What takes the kernel to EL1 and leaves EL2 to eltwo, on CPUs without and with VHE.
+const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
+const CPU_HAS_VHE: &[&str] = &[KVM_OFF, NO_VHE];
+
+/// Flavour of the kernel that the runs take, unless they say otherwise.
 pub const FLAVOUR: &str = "arm64";
+
+/// Flavour of the kernel with pages of 16 KiB.
+const FLAVOUR_16K: &str = "arm64-16k";
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +47,17 @@ impl End {
     }
 }
 
+/// A CPU model that `make demo` and `make shell` can be asked for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CpuModel {
+    /// Armv8.0, with a GICv3.
+    CortexA72,
+    /// Armv8.0, with 40 bits of physical address.
+    CortexA53,
+    /// All that QEMU can emulate: LPA2, SVE, MTE, pointer authentication. VHE is kept out of use.
+    Max,
+}
+
 /// One run of a VM.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -47,7 +70,11 @@ pub struct Run {
     /// Number of CPUs.
     pub cpus: u32,
     /// Memory in MiB.
-    pub memory_mib: u32,
+    pub memory_mib: u64,
+    /// Where the memory of 1 GiB is, if not where the board has it.
+    pub ram_base: Option<u64>,
+    /// Whether the machine counts instructions, see [`Spec::counting`].
+    pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
@@ -65,13 +92,34 @@ pub struct Run {
 }
 
 impl Run {
+    /// The same run on CPUs of `model`.
+    pub fn on(&self, model: CpuModel) -> Self {
+        let (cpu, words) = match model {
+            CpuModel::CortexA72 => ("cortex-a72", CPU_HAS_NO_VHE),
+            CpuModel::CortexA53 => ("cortex-a53", CPU_HAS_NO_VHE),
+            CpuModel::Max => ("max", CPU_HAS_VHE),
+        };
+        Self {
+            cpu,
+            words,
+            ..self.clone()
+        }
+    }
+
     /// The machine for this run, with `more` on the command line.
     pub fn spec(&self, more: &str) -> Spec {
-        let words = [&self.words.join(" "), more].join(" ");
+        let mut words: Vec<&str> = self.words.to_vec();
+        if self.counting {
+            words.push("eltwo.counting=1");
+        }
+        words.push(more);
+        let words = words.join(" ");
         Spec {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
             memory_mib: self.memory_mib,
+            ram_base: self.ram_base,
+            counting: self.counting,
             el2: self.el2,
             its: !self.end.needs_kexec(),
             command_line: format!(
@@ -90,6 +138,16 @@ impl Run {
         if !self.el2 {
             words += ", no EL2";
         }
+        if self.flavour == FLAVOUR_16K {
+            words += ", 16K pages";
+        }
+        if let Some(base) = self.ram_base {
+            words += &match base % (1 << 40) {
+                0 => format!(", RAM at {} TiB", base >> 40),
+                _ => format!(", RAM at {} GiB", base >> 30),
+            };
+        }
+        // Words of ours are for the tests.
         let is_told = |word: &&&str| **word != KVM_OFF && !word.starts_with("eltwo.");
         for word in self.words.iter().filter(is_told) {
             words += &format!(", {word}");
@@ -105,8 +163,10 @@ const BASE: Run = Run {
     cpu: "cortex-a72",
     cpus: 4,
     memory_mib: 1024,
+    ram_base: None,
+    counting: false,
     el2: true,
-    words: &[KVM_OFF],
+    words: CPU_HAS_NO_VHE,
     tests: &[],
     kvm_selftests: false,
     results: true,
@@ -115,11 +175,14 @@ const BASE: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 13] = [
+    "machine",
     "load_unload",
     "regs",
     "hypercalls",
     "map_unmap",
+    "map_linear",
+    "tables_at",
     "hotplug",
     "offline_at_load",
     "fail_at",
@@ -197,8 +260,27 @@ const GUESTS: [&str; 8] = [
 /// The same with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
 const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
 
+/// The same but for the longest, `fail_at`, which does not depend on the size of pages.
+const PAGES: [&str; 12] = [
+    "machine",
+    "load_unload",
+    "regs",
+    "hypercalls",
+    "map_unmap",
+    "map_linear",
+    "tables_at",
+    "hotplug",
+    "offline_at_load",
+    "contain",
+    "pool_too_small",
+    "hibernate_core",
+];
+
+/// Tests of how EL2's tables fit a machine.
+const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
+
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 19] = [
+pub const RUNS: [Run; 24] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -207,6 +289,10 @@ pub const RUNS: [Run; 19] = [
     },
     Run {
         name: "base",
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:44,lpa2:0",
+        ],
         tests: &COMMON,
         timeout: Duration::from_secs(600),
         ..BASE
@@ -214,7 +300,11 @@ pub const RUNS: [Run; 19] = [
     Run {
         name: "max",
         cpu: "max",
-        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:52,lpa2:1",
+        ],
         tests: &COMMON,
         timeout: Duration::from_secs(900),
         ..BASE
@@ -222,6 +312,10 @@ pub const RUNS: [Run; 19] = [
     Run {
         name: "a53",
         cpu: "cortex-a53",
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:40,lpa2:0",
+        ],
         tests: &COMMON,
         timeout: Duration::from_secs(600),
         ..BASE
@@ -231,6 +325,19 @@ pub const RUNS: [Run; 19] = [
         words: &[KVM_OFF, REQUIRED],
         timeout: Duration::from_secs(1200),
         ..KVM_SELFTESTS
+    },
+    Run {
+        name: "16k",
+        flavour: FLAVOUR_16K,
+        cpu: "cortex-a76",
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:16384,va_bits:36,levels:2,pa_bits:40,lpa2:0",
+        ],
+        tests: &PAGES,
+        timeout: Duration::from_secs(600),
+        ..BASE
     },
     Run {
         name: "load",
@@ -252,7 +359,7 @@ pub const RUNS: [Run; 19] = [
     Run {
         name: "guests-max",
         cpu: "max",
-        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        words: CPU_HAS_VHE,
         tests: &GUESTS,
         timeout: Duration::from_secs(600),
         ..BASE
@@ -262,6 +369,54 @@ pub const RUNS: [Run; 19] = [
         cpu: "cortex-a53",
         words: &["kvm-arm.mode=nvhe"],
         tests: GUESTS_OF_STOCK,
+        ..BASE
+    },
+    Run {
+        name: "high",
+        // RAM above the 512 GiB that 39 bits reach.
+        ram_base: Some(514 << 30),
+        words: &[
+            KVM_OFF,
+            "eltwo.expect=granule_bytes:4096,va_bits:48,levels:4,pa_bits:44,lpa2:0,idmap_above:39",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "high-lpa2",
+        cpu: "max",
+        // RAM above the 256 TiB that 48 bits reach: tables of five levels, addresses of 50 bits.
+        ram_base: Some(3 << 48),
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:52,levels:5,pa_bits:52,lpa2:1,idmap_above:48",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "high-16k",
+        flavour: FLAVOUR_16K,
+        cpu: "max",
+        ram_base: Some(3 << 48),
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:16384,va_bits:52,levels:4,pa_bits:52,lpa2:1,idmap_above:48",
+        ],
+        tests: &TABLES,
+        ..BASE
+    },
+    Run {
+        name: "n1",
+        cpu: "neoverse-n1",
+        words: &[
+            KVM_OFF,
+            NO_VHE,
+            "eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:48,lpa2:0",
+        ],
+        tests: &TABLES,
         ..BASE
     },
     Run {
@@ -315,7 +470,7 @@ pub const RUNS: [Run; 19] = [
         name: "e2h",
         cpu: "max",
         cpus: 2,
-        words: &[KVM_OFF, "id_aa64mmfr1.vh=0"],
+        words: CPU_HAS_VHE,
         tests: &["refuse_e2h"],
         ..BASE
     },
@@ -328,12 +483,33 @@ pub const RUNS: [Run; 19] = [
     },
 ];
 
+/// Flavours of the kernel that `runs` need, and the usual one, which comes first.
+pub fn flavours(runs: &[&Run]) -> Vec<&'static str> {
+    let mut flavours = vec![FLAVOUR];
+    for run in runs {
+        if !flavours.contains(&run.flavour) {
+            flavours.push(run.flavour);
+        }
+    }
+    flavours
+}
+
 /// The run of `make demo`.
 pub const DEMO: Run = Run {
     name: "demo",
     tests: &["demo"],
     results: false,
     end: End::Kexec,
+    ..BASE
+};
+
+/// The machine of the bench of both ways to map memory at EL2.
+pub const BENCH_MAPS: Run = Run {
+    name: "bench-maps",
+    cpus: 1,
+    counting: true,
+    tests: &["bench_maps"],
+    timeout: Duration::from_secs(900),
     ..BASE
 };
 
@@ -364,5 +540,9 @@ mod tests {
             .ends_with(" kvm-arm.mode=none eltwo.run=demo"));
         assert!(!spec.reboot);
         assert_eq!(DEMO.description(), "cortex-a72, 4 CPUs");
+        assert_eq!(
+            DEMO.on(CpuModel::Max).description(),
+            "max, 4 CPUs, id_aa64mmfr1.vh=0"
+        );
     }
 }

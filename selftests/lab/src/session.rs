@@ -3,6 +3,7 @@
 //! A built module together with the lab: ready to be put into VMs.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{
         Path,
@@ -12,7 +13,10 @@ use std::{
     time::Instant, //
 };
 
-use anyhow::Result;
+use anyhow::{
+    Context as _,
+    Result, //
+};
 
 use crate::{
     cache::{
@@ -47,29 +51,42 @@ use crate::{
 pub struct Session<'a> {
     lab: &'a Lab,
     cache: &'a Cache,
-    /// The module.
-    pub products: Products,
-    test_modules: Vec<PathBuf>,
+    /// What was built for each flavour of the kernel.
+    modules: BTreeMap<String, Modules>,
     /// The program that is `/init` and all tests of the VM.
     init: PathBuf,
     /// The kernel's KVM selftests, for the runs that need them.
     kvm_selftests: Option<KvmSelftests>,
 }
 
+/// The modules for one flavour of the kernel.
+#[derive(Debug)]
+struct Modules {
+    products: Products,
+    /// Those that only tests load.
+    test_modules: Vec<PathBuf>,
+}
+
 impl<'a> Session<'a> {
-    /// Builds the module, those that only tests load, and the programs for the VM.
+    /// Builds the module and those that only tests load for each of `flavours`, and the programs for the VM.
     pub fn build(
         cache: &'a Cache,
         lock: &Lock,
         step: &Step,
         lab: &'a Lab,
         checkout: &Path,
-        flavour: &str,
+        flavours: &[&str],
     ) -> Result<Self> {
-        let kdir = lab.kernel(flavour)?.prepared.path();
-        let build = |source| Build::in_lab(lab, checkout, kdir, source);
-        let products = build(Source::Module).module(cache, lock, step)?;
-        let test_modules = build(Source::TestModules).test_modules(cache, lock, step)?;
+        let mut modules = BTreeMap::new();
+        for flavour in flavours {
+            let kdir = lab.kernel(flavour)?.prepared.path();
+            let build = |source| Build::in_lab(lab, checkout, kdir, source);
+            let built = Modules {
+                products: build(Source::Module).module(cache, lock, step)?,
+                test_modules: build(Source::TestModules).test_modules(cache, lock, step)?,
+            };
+            modules.insert((*flavour).to_owned(), built);
+        }
         cache.prune_vm_dirs()?;
         let init = Cargo {
             lab,
@@ -80,8 +97,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             lab,
             cache,
-            products,
-            test_modules,
+            modules,
             init,
             kvm_selftests: None,
         })
@@ -95,16 +111,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The module for `flavour` and its EL2 image.
+    pub fn products(&self, flavour: &str) -> Result<&Products> {
+        Ok(&self.modules(flavour)?.products)
+    }
+
+    fn modules(&self, flavour: &str) -> Result<&Modules> {
+        self.modules
+            .get(flavour)
+            .with_context(|| format!("nothing was built for flavour {flavour}"))
+    }
+
     /// The directory with the files of the VM called `name`, and of no other one.
     pub fn vm_dir(&self, name: &str) -> PathBuf {
         self.cache.vm_dir(name)
     }
 
     fn archive(&self, run: &Run) -> Result<Vec<u8>> {
+        let modules = self.modules(run.flavour)?;
         let payload = Payload {
             userland: &self.lab.userland,
-            module: &self.products.module,
-            test_modules: &self.test_modules,
+            module: &modules.products.module,
+            test_modules: &modules.test_modules,
             init: &self.init,
             source: &self.lab.source.path(),
             image: &self.lab.kernel(run.flavour)?.stock.image(),

@@ -35,7 +35,13 @@ use anyhow::{
     Result, //
 };
 
-use crate::sandbox::Sandbox;
+use crate::{
+    high::{
+        self,
+        High, //
+    },
+    sandbox::Sandbox, //
+};
 
 /// How often the output of the machine is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -51,7 +57,12 @@ pub struct Spec {
     /// Number of CPUs.
     pub cpus: u32,
     /// Memory in MiB.
-    pub memory_mib: u32,
+    pub memory_mib: u64,
+    /// Where the memory is that the kernel gets, if not where the board has it.
+    pub ram_base: Option<u64>,
+    /// Whether the machine's PMU counts instructions, and nothing in it is random or depends on the host's time: what it
+    /// counts is the same each time.
+    pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
     /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
@@ -68,25 +79,76 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// QEMU's arguments for what the guest sees.
-    fn machine(&self, command: &mut Command, kernel: &Path, initrd: &Path) {
+    /// QEMU with its arguments, `serial` among them: a board without its second serial port has another device tree.
+    fn command(
+        &self,
+        files: &Files,
+        sandbox: &Sandbox,
+        kernel: &Path,
+        serial: &[&str],
+    ) -> Result<Command> {
+        let board = |more: &str| {
+            let mut command = files.command(sandbox, kernel);
+            command.args(serial);
+            self.board(&mut command, more);
+            command
+        };
+        let mut command = board("");
+        let Some(high) = self.high() else {
+            self.kernel(&mut command, kernel, &files.initrd, "");
+            return Ok(command);
+        };
+        let tree = escape(&files.dir.join(high::TREE));
+        let mut dump = board(&format!(",dumpdtb={tree}"));
+        let words = high.words(&files.initrd)?;
+        self.kernel(&mut dump, kernel, &files.initrd, &words);
+        for command in [&mut dump, &mut command] {
+            high.firmware(command, &files.dir)?;
+        }
+        high.load(&mut dump, &mut command, (kernel, &files.initrd), &files.dir)?;
+        Ok(command)
+    }
+
+    /// The memory module, if there is one.
+    fn high(&self) -> Option<High> {
+        self.ram_base.map(|base| High {
+            base,
+            size_mib: self.memory_mib,
+        })
+    }
+
+    /// QEMU's arguments for the board, with further options of the machine in `more`.
+    fn board(&self, command: &mut Command, more: &str) {
+        match self.high() {
+            Some(high) => high.board(command),
+            None => {
+                command.arg("-m").arg(format!("{}M", self.memory_mib));
+            }
+        }
         let [el2, its] = [self.el2, self.its].map(|there| if there { "on" } else { "off" });
-        command
-            .arg("-M")
-            .arg(format!("virt,virtualization={el2},gic-version=3,its={its}"));
-        command.args(["-accel", "tcg,thread=multi"]);
+        command.arg("-M").arg(format!(
+            "virt,virtualization={el2},gic-version=3,its={its}{more}"
+        ));
+        if self.counting {
+            command.args(["-accel", "tcg,thread=single"]);
+            command.args(["-icount", "shift=0,sleep=off"]);
+            command.args(["-rtc", "clock=vm,base=2000-01-01", "-seed", "1"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
         command.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string()]);
-        command.arg("-m").arg(format!("{}M", self.memory_mib));
         command.args(["-nic", "none", "-nodefaults", "-display", "none"]);
-        command
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initrd);
-        command.args(["-append", &self.command_line]);
         if !self.reboot {
             command.arg("-no-reboot");
         }
+    }
+
+    /// QEMU's arguments for what it loads, with more words for the kernel's command line.
+    fn kernel(&self, command: &mut Command, kernel: &Path, initrd: &Path, words: &str) {
+        command.arg("-kernel").arg(kernel);
+        command.arg("-initrd").arg(initrd);
+        let line = format!("{}{words}", self.command_line);
+        command.args(["-append", &line]);
     }
 }
 
@@ -138,14 +200,13 @@ impl Vm {
         dir: &Path,
     ) -> Result<Self> {
         let files = Files::make(dir, initrd)?;
-        let mut command = files.command(sandbox, kernel);
-        spec.machine(&mut command, kernel, &files.initrd);
-        for (id, path) in [("console", &files.console), ("results", &files.results)] {
-            command
-                .arg("-chardev")
-                .arg(format!("file,id={id},path={}", escape(path)));
-            command.arg("-serial").arg(format!("chardev:{id}"));
-        }
+        let [console, results] = [("console", &files.console), ("results", &files.results)]
+            .map(|(id, path)| format!("file,id={id},path={}", escape(path)));
+        let [first, second] = ["chardev:console", "chardev:results"];
+        let serial = [
+            "-chardev", &console, "-serial", first, "-chardev", &results, "-serial", second,
+        ];
+        let mut command = spec.command(&files, sandbox, kernel, &serial)?;
         files.add_debug(spec, &mut command);
         let log = File::create(dir.join("qemu.log"))?;
         command
@@ -199,15 +260,11 @@ pub fn interactive(
     dir: &Path,
 ) -> Result<ExitStatus> {
     let files = Files::make(dir, initrd)?;
-    let mut command = files.command(sandbox, kernel);
-    spec.machine(&mut command, kernel, &files.initrd);
-    command.args([
-        "-chardev",
-        "stdio,id=console,mux=on,signal=off",
-        "-serial",
-        "chardev:console",
-    ]);
-    command.args(["-mon", "chardev=console,mode=readline", "-serial", "null"]);
+    let stdio = "stdio,id=console,mux=on,signal=off";
+    let serial = ["-chardev", stdio, "-serial", "chardev:console"];
+    let monitor = ["-mon", "chardev=console,mode=readline", "-serial", "null"];
+    let all = [serial, monitor].concat();
+    let mut command = spec.command(&files, sandbox, kernel, &all)?;
     files.add_debug(spec, &mut command);
     command.status().context("cannot start QEMU")
 }
@@ -255,7 +312,7 @@ impl Files {
 }
 
 /// A path as a part of a list of options of QEMU, where a comma is written twice.
-fn escape(path: &Path) -> String {
+pub fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

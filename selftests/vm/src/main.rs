@@ -6,6 +6,7 @@
 //! called by says what it does: `init` is process 1, any other name is a test of `tests/`. `init list` prints the
 //! names, `init NAME` runs one.
 
+mod bench;
 mod demo;
 mod guest;
 mod handover;

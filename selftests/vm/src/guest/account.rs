@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs,
+    path::Path,
     time::{
         Duration,
         Instant, //
@@ -41,6 +42,7 @@ pub struct Account(BTreeMap<String, i64>);
 impl Account {
     /// Takes stock.
     pub fn take() -> Result<Self> {
+        still_damon()?;
         let mut account = Self::look()?;
         for _ in 1..LOOKS {
             account.lower(Self::look()?);
@@ -185,6 +187,16 @@ impl Account {
         }
         text
     }
+}
+
+/// Stops the kernel's access monitor, which is on by default (`CONFIG_DAMON_STAT_ENABLED_DEFAULT`): it splits and merges
+/// regions as the machine's memory is used, up to a thousand, which count as objects in use.
+fn still_damon() -> Result<()> {
+    const ENABLED: &str = "/sys/module/damon_stat/parameters/enabled";
+    if Path::new(ENABLED).exists() {
+        fs::write(ENABLED, "N").context(ENABLED)?;
+    }
+    Ok(())
 }
 
 /// Gives back what is only cached: page cache, dentries, inodes and empty slabs.

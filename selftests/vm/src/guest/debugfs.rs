@@ -246,6 +246,8 @@ pub struct Mapping {
     pub end: u64,
     /// PA of the first byte.
     pub pa: u64,
+    /// Level of its descriptors: 3 for pages, less for blocks.
+    pub level: i64,
     /// What EL2 may do: `RW-`, `R-X`, `R--`.
     pub access: String,
     /// Name of the region.
@@ -309,16 +311,15 @@ fn parse_mapping(table: &str, line: &str) -> Result<Mapping> {
     let [range, pa, _size, level, kind, access, _memory, region, ..] = words[..] else {
         bail!("too few columns");
     };
-    ensure!(
-        level.starts_with('L') && ["PAGE", "BLOCK"].contains(&kind),
-        "level {level}, kind {kind}"
-    );
+    ensure!(["PAGE", "BLOCK"].contains(&kind), "kind {kind}");
+    let level = level.strip_prefix('L').context("no level")?.parse()?;
     let (start, last) = range.split_once('-').context("no range")?;
     Ok(Mapping {
         table: table.to_string(),
         start: number(start)?,
         end: number(last)? + 1,
         pa: number(pa)?,
+        level,
         access: access.to_string(),
         region: region.to_string(),
     })
@@ -419,7 +420,8 @@ impl Caller {
         self.answer().with_context(|| format!("hypercall {text:?}"))
     }
 
-    fn answer(&mut self) -> Result<Answer> {
+    /// The answer to the last hypercall.
+    pub fn answer(&mut self) -> Result<Answer> {
         let mut answer = String::new();
         self.0.seek(SeekFrom::Start(0))?;
         self.0.read_to_string(&mut answer)?;

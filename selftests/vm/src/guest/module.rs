@@ -63,12 +63,17 @@ impl Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// The file with the module.
+pub fn file() -> Result<File> {
+    let path = env::var("ELTWO_KO").unwrap_or_else(|_| FILE.to_string());
+    File::open(&path).context(path)
+}
+
 /// Loads the module with `parameters` (`name=value`, separated by blanks).
 ///
 /// The outer error is one of the test itself; the inner one is the module's.
 pub fn try_load(parameters: &str) -> Result<Result<Loaded, Refused>> {
-    let path = env::var("ELTWO_KO").unwrap_or_else(|_| FILE.to_string());
-    let file = File::open(&path).with_context(|| path.clone())?;
+    let file = file()?;
     let mut log = Log::from_now()?;
     let parameters = CString::new(parameters)?;
     Ok(

@@ -69,6 +69,49 @@ impl Pages {
         Ok(pages)
     }
 
+    /// The pages of one huge page, so that their PAs follow one another.
+    pub fn contiguous() -> Result<Self> {
+        let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+        let huge: usize = fs::read_to_string(path).context(path)?.trim().parse()?;
+        fs::write("/proc/sys/vm/compact_unevictable_allowed", "0")?;
+        let length = NonZeroUsize::new(2 * huge).context("no huge pages")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: A new mapping at an address that the kernel chooses touches no memory of this program.
+        let whole = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        let before = whole.as_ptr().align_offset(huge);
+        // SAFETY: Both ends of the result are within the mapping made above, which is twice as long.
+        let (start, end) = unsafe { (whole.byte_add(before), whole.byte_add(before + huge)) };
+        // SAFETY: What lies before and behind the aligned part belongs to the same mapping, and nothing refers to it.
+        unsafe {
+            if before != 0 {
+                munmap(whole, before)?;
+            }
+            munmap(end, huge - before)?;
+        }
+        let mut pages = Self {
+            start,
+            size_bytes: huge,
+        };
+        // SAFETY: The range is the part of the mapping that is left.
+        unsafe { madvise(start, huge, MmapAdvise::MADV_HUGEPAGE) }?;
+        for index in 0..pages.words_total() {
+            pages.set(index, index as u64);
+        }
+        // SAFETY: As above.
+        unsafe { mlock(start, huge) }?;
+        let (first, last) = (pages.pa(0)?, pages.pa(pages.count()? - 1)?);
+        ensure!(
+            last - first == (huge - size_bytes()?) as u64,
+            "the kernel gave no huge page: {first:#x} to {last:#x}"
+        );
+        Ok(pages)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> Result<usize> {
+        Ok(self.size_bytes / size_bytes()?)
+    }
+
     fn words_total(&self) -> usize {
         self.size_bytes / size_of::<u64>()
     }

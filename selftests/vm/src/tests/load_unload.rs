@@ -214,15 +214,24 @@ fn insmod_stacks_have_guards() -> Result<()> {
     loaded.unload()
 }
 
-fn insmod_ttbr0_is_the_runtime_pgd() -> Result<()> {
+/// The address in TTBR0_EL2. With PAs of 52 bits, bits 5:2 are bits 51:48 of it.
+fn table_at(ttbr0: u64) -> Result<u64> {
     const BADDR: u64 = 0x0000_ffff_ffff_fffe;
+    const BADDR_52: u64 = 0x0000_ffff_ffff_ffc0;
+    Ok(match debugfs::pool_value("pa_bits")? {
+        52 => (ttbr0 & BADDR_52) | (((ttbr0 >> 2) & 0xf) << 48),
+        _ => ttbr0 & BADDR,
+    })
+}
+
+fn insmod_ttbr0_is_the_runtime_pgd() -> Result<()> {
     let loaded = module::load()?;
     let pgd = debugfs::pgd("runtime")?;
     ensure!(pgd != debugfs::pgd("boot")?, "one PGD for both");
     for row in debugfs::cpus()? {
         let ttbr0 = row.ttbr0.context("no TTBR0_EL2")?;
         ensure!(
-            ttbr0 & BADDR == pgd,
+            table_at(ttbr0)? == pgd,
             "CPU {}: TTBR0_EL2 {ttbr0:#x}, PGD at {pgd:#x}",
             row.cpu
         );

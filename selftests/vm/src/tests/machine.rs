@@ -3,8 +3,8 @@
 //! What EL2 makes of this machine: page size, address sizes, levels, descriptors.
 //!
 //! The lab knows the machine that it has built and says on the kernel command line what to expect, as keys of `pool`:
-//! `eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:44,lpa2:0`. The addresses are checked against what the kernel
-//! says: with all of RAM high up, so are the pool and the idmap page in it.
+//! `eltwo.expect=granule_bytes:4096,va_bits:39,levels:3,pa_bits:44,lpa2:0`. Besides, `idmap_above:39` says that the idmap page
+//! needs more bits of address than that: with RAM high up, so are the pool and the idmap page in it.
 
 use std::fs;
 
@@ -41,6 +41,9 @@ pub fn test() -> Test {
         .case("idmap_page_is_in_ram_and_within_the_va_size", idmap)
 }
 
+/// The one that is no key of `pool`.
+const IDMAP_ABOVE: &str = "idmap_above";
+
 /// Keys of `pool` and their values, from the command line.
 fn expectations() -> Result<Vec<(String, u64)>> {
     let line = fs::read_to_string("/proc/cmdline")?;
@@ -72,6 +75,9 @@ fn as_expected() -> Result<()> {
         let loaded = module::load_with(parameters)?;
         let pool = debugfs::pool()?;
         for (key, wanted) in expectations()? {
+            if key == IDMAP_ABOVE {
+                continue;
+            }
             let found = pool
                 .get(&key)
                 .with_context(|| format!("pool has no {key}"))?;
@@ -130,8 +136,8 @@ fn tcr() -> Result<()> {
     loaded.unload()
 }
 
-/// The idmap page is somewhere in RAM, so that a layout with fewer bits than the lowest RAM has could not map it; it is
-/// mapped in the boot PGD, whose trampoline EL2 translates to the same page.
+/// The idmap page is somewhere in RAM, as high as expected; it is mapped in the boot PGD, whose trampoline EL2 translates to
+/// the same page.
 fn idmap() -> Result<()> {
     let loaded = module::load()?;
     let boot: Vec<_> = debugfs::mappings()?
@@ -166,6 +172,12 @@ fn idmap() -> Result<()> {
         idmap.pa >= lowest,
         "{idmap:x?} is below RAM, which starts at {lowest:#x}"
     );
+    for (_, bits) in expectations()?.iter().filter(|(key, _)| key == IDMAP_ABOVE) {
+        ensure!(
+            idmap.pa >> bits != 0,
+            "{idmap:x?} does not need more than {bits} bits"
+        );
+    }
     println!(
         "# RAM starts at {lowest:#x}, the idmap page is at {:#x}, VA size {va_bits} bits",
         idmap.pa

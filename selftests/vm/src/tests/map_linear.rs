@@ -315,27 +315,43 @@ fn default_mode() -> Result<()> {
     Ok(())
 }
 
-/// Only the last unshare of a page invalidates: its leaf, and each table that is empty then.
+/// Only the last unshare of a page invalidates: its leaf, and each table that is empty then. CPUs with an erratum need
+/// each TLBI twice (`ARM64_WORKAROUND_REPEAT_TLBI`); a page whose neighbour stays shared, so that no table is emptied,
+/// shows which ones.
 fn tlbis() -> Result<()> {
     let loaded = module::load()?;
     let pages = Pages::new(1)?;
     let pa = pages.pa(0)?;
+    // In the same table, as the number of its entries is even.
+    let neighbour = pa ^ page::size_bytes()? as u64;
     let tlbis = || debugfs::pool_value("tlbis");
-    for _ in 0..20 {
+    for pa in [pa, neighbour] {
         hypercall(&format!("share {pa:#x}"))?.ok()?;
     }
-    ensure!(tlbis()? == 0, "{} TLBIs for 20 shares of a page", tlbis()?);
+    hypercall(&format!("unshare {neighbour:#x}"))?.ok()?;
+    let once = tlbis()?;
+    ensure!(
+        once == 1 || once == 2,
+        "{once} TLBIs for one page, expected 1, or 2 with the erratum"
+    );
+    for _ in 1..20 {
+        hypercall(&format!("share {pa:#x}"))?.ok()?;
+    }
     for _ in 0..19 {
         hypercall(&format!("unshare {pa:#x}"))?.ok()?;
     }
-    ensure!(tlbis()? == 0, "{} TLBIs before the last unshare", tlbis()?);
+    ensure!(
+        tlbis()? == once,
+        "{} TLBIs before the last unshare",
+        tlbis()? - once
+    );
     let tables = debugfs::pool_value("pages_tables")?;
     hypercall(&format!("unshare {pa:#x}"))?.ok()?;
     let emptied = tables - debugfs::pool_value("pages_tables")?;
+    let last = tlbis()? - once;
     ensure!(
-        tlbis()? == 1 + emptied,
-        "{} TLBIs for the last unshare, with {emptied} tables emptied",
-        tlbis()?
+        last == once * (1 + emptied),
+        "{last} TLBIs for the last unshare, with {emptied} tables emptied and {once} for each"
     );
     loaded.unload()
 }

@@ -61,6 +61,7 @@ use anyhow::{
 pub use load_unload::equal_images;
 
 use crate::{
+    bench,
     guest::{
         cpu,
         module, //
@@ -100,7 +101,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 41] = [
+pub const PROGRAMS: [Program; 42] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -142,6 +143,7 @@ pub const PROGRAMS: [Program; 41] = [
     special("reboot", 300, reboot::test),
     special("kvm_selftests", 7200, kvm_selftests::test),
     special("shutdown_paths", 300, shutdown_paths::test),
+    special("bench_maps", 600, bench::maps::test),
 ];
 
 /// The test with this name.

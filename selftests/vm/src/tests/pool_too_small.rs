@@ -2,8 +2,11 @@
 
 //! The size of the pool: what is too small or too large is refused with the reason, the rest is honoured.
 
+use std::fs;
+
 use anyhow::{
     ensure,
+    Context,
     Result, //
 };
 use nix::errno::Errno;
@@ -12,7 +15,8 @@ use super::standard;
 use crate::{
     guest::{
         debugfs,
-        module, //
+        module,
+        page, //
     },
     ktap::{
         note,
@@ -25,7 +29,7 @@ pub fn test() -> Test {
         .case("pool_of_16_kib_enomem_with_the_remedy", too_small)
         .case("pool_larger_than_memory_enomem", too_large)
         .case("pool_size_beyond_all_numbers_refused", absurd)
-        .case("pool_of_8_mib_is_made_of_chunks", honoured)
+        .case("pool_of_two_largest_chunks_has_several", honoured)
         .case("smallest_pool_that_loads_also_works", smallest)
 }
 
@@ -60,12 +64,23 @@ fn absurd() -> Result<()> {
     module::nothing_left()
 }
 
+/// The largest piece of contiguous memory that the kernel gives, in KiB: a column of `buddyinfo` for each order.
+fn largest_chunk_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/buddyinfo")?;
+    let (_, line) = text.split_once("zone").context("no zone in buddyinfo")?;
+    let line = line.lines().next().unwrap_or_default();
+    let orders = line.split_whitespace().skip(1).count();
+    let largest = orders.checked_sub(1).context("no order in buddyinfo")?;
+    Ok((page::size_bytes()? as u64 / 1024) << largest)
+}
+
 fn honoured() -> Result<()> {
-    let loaded = module::load_with("pool_kib=8192")?;
+    let kib = 2 * largest_chunk_kib()?;
+    let loaded = module::load_with(&format!("pool_kib={kib}"))?;
     let pool = debugfs::pool()?;
     let bytes = pool["pages_total"] * pool["granule_bytes"];
-    ensure!(bytes >= 8192 << 10, "asked for 8 MiB, got {bytes} bytes");
-    ensure!(pool["chunks"] >= 2, "8 MiB in one chunk: {pool:?}");
+    ensure!(bytes >= kib << 10, "asked for {kib} KiB, got {bytes} bytes");
+    ensure!(pool["chunks"] >= 2, "{kib} KiB in one chunk: {pool:?}");
     debugfs::expect_online_are_hyp()?;
     loaded.unload()
 }

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `make bench`: figures of machines that count instructions, as tables.
+//!
+//! A bench is a list of VM runs. Their tests print lines `# BENCH column | row | unit | figure`; the figures of all runs
+//! of a bench make one table, whose rows and columns come in the order in which they are first named. Nothing is judged
+//! by its figure: a bench fails only if a test in a VM fails, or gives no figure.
+
+use anyhow::Result;
+
+use crate::{
+    cmd::{
+        self,
+        Failure, //
+    },
+    runs::{
+        self,
+        Run, //
+    },
+    session::Session,
+    ui::Ui, //
+};
+
+/// How a line with a figure starts.
+const MARK: &str = "# BENCH ";
+
+/// Lines of the console that are shown if a bench fails.
+const CONSOLE_TAIL: usize = 40;
+
+/// One table, and the runs that its figures come from.
+#[derive(Debug)]
+pub struct Bench {
+    /// Its name on the command line.
+    pub name: &'static str,
+    title: &'static str,
+    runs: &'static [Run],
+}
+
+/// All benches.
+pub const BENCHES: [Bench; 1] = [Bench {
+    name: "maps",
+    title: "What EL2 maps: on demand, or all of RAM",
+    runs: &[runs::BENCH_MAPS],
+}];
+
+/// The benches that are named in `only`; all if it is empty.
+pub fn chosen(only: &[String]) -> Result<Vec<&'static Bench>> {
+    if let Some(name) = only
+        .iter()
+        .find(|name| BENCHES.iter().all(|bench| bench.name != **name))
+    {
+        let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+        let remedy = format!("name one of: {}", names.join(", "));
+        return Err(Failure::new(format!("there is no bench {name}"), remedy).into());
+    }
+    let wanted = |bench: &&Bench| only.is_empty() || only.iter().any(|name| name == bench.name);
+    Ok(BENCHES.iter().filter(wanted).collect())
+}
+
+/// The runs of some benches.
+pub fn runs<'a>(benches: &[&'a Bench]) -> Vec<&'a Run> {
+    benches.iter().flat_map(|bench| bench.runs).collect()
+}
+
+/// Does some benches and prints their tables. Returns whether all tests passed.
+pub fn run(ui: &Ui, session: &Session<'_>, benches: &[&Bench]) -> Result<bool> {
+    let mut good = true;
+    for bench in benches {
+        good &= run_one(ui, session, bench)?;
+    }
+    Ok(good)
+}
+
+fn run_one(ui: &Ui, session: &Session<'_>, bench: &Bench) -> Result<bool> {
+    let mut table = Table::default();
+    let mut failed = Vec::new();
+    for run in bench.runs {
+        let label = format!(
+            "bench {}: VM {} ({})",
+            bench.name,
+            run.name,
+            run.description()
+        );
+        let tally = ui.step(&label, |step| {
+            session.run(run, |line| {
+                step.news(line.text());
+                if let Some(figure) = Figure::parse(line.text()) {
+                    table.add(&figure);
+                }
+            })
+        })?;
+        if !tally.failed.is_empty() {
+            let console = session.vm_dir(run.name).join("console.log");
+            for line in cmd::tail(&console, CONSOLE_TAIL) {
+                ui.line(format_args!("    | {line}"));
+            }
+            ui.line(format_args!("    log: {}", console.display()));
+        }
+        failed.extend(tally.failed);
+        // A bench that does not run gives no figures.
+        failed.extend(tally.skipped);
+    }
+    if table.rows.is_empty() {
+        failed.push(format!("bench {} gave no figure", bench.name));
+    }
+    ui.line("");
+    ui.line(bench.title);
+    for line in table.lines() {
+        ui.line(format_args!("  {line}"));
+    }
+    ui.line("");
+    for name in &failed {
+        ui.line(format_args!("failed: {name}"));
+    }
+    Ok(failed.is_empty())
+}
+
+/// A figure as a test printed it.
+#[derive(Debug, PartialEq, Eq)]
+struct Figure<'a> {
+    column: &'a str,
+    row: &'a str,
+    unit: &'a str,
+    value: &'a str,
+}
+
+impl<'a> Figure<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut parts = line.trim().strip_prefix(MARK)?.split(" | ").map(str::trim);
+        let figure = Self {
+            column: parts.next()?,
+            row: parts.next()?,
+            unit: parts.next()?,
+            value: parts.next()?,
+        };
+        parts.next().is_none().then_some(figure)
+    }
+}
+
+/// A row: its name, its unit and one place for each column so far.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    unit: String,
+    values: Vec<Option<String>>,
+}
+
+/// The figures of a bench.
+#[derive(Debug, Default)]
+struct Table {
+    columns: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Table {
+    fn add(&mut self, figure: &Figure<'_>) {
+        let column = position(
+            &mut self.columns,
+            |name| name == figure.column,
+            || figure.column.to_owned(),
+        );
+        let row = position(
+            &mut self.rows,
+            |row| row.name == figure.row,
+            || Row {
+                name: figure.row.to_owned(),
+                unit: figure.unit.to_owned(),
+                values: Vec::new(),
+            },
+        );
+        let values = &mut self.rows[row].values;
+        if values.len() <= column {
+            values.resize(column + 1, None);
+        }
+        values[column] = Some(figure.value.to_owned());
+    }
+
+    /// The table as text: a heading, then one line per row; a figure that is missing is a dash.
+    fn lines(&self) -> Vec<String> {
+        let value = |row: &Row, column: usize| {
+            let value = row.values.get(column).cloned().flatten();
+            value.map_or_else(|| "-".to_owned(), |value| grouped(&value))
+        };
+        let name_width = self.rows.iter().map(|row| row.name.len()).max();
+        let name_width = name_width.unwrap_or_default();
+        let widths: Vec<usize> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(column, name)| {
+                let values = self.rows.iter().map(|row| value(row, column).len());
+                values.chain([name.len()]).max().unwrap_or_default()
+            })
+            .collect();
+        let line = |name: &str, cells: Vec<String>, unit: &str| {
+            let mut text = format!("{name:<name_width$}");
+            for (cell, width) in cells.iter().zip(&widths) {
+                text += &format!("  {cell:>width$}");
+            }
+            format!("{text}  {unit}").trim_end().to_owned()
+        };
+        let mut lines = vec![line("", self.columns.clone(), "")];
+        lines.extend(self.rows.iter().map(|row| {
+            let cells = (0..self.columns.len()).map(|column| value(row, column));
+            line(&row.name, cells.collect(), &row.unit)
+        }));
+        lines
+    }
+}
+
+/// The place of the item that `is_it` knows; if there is none, of a new one at the end.
+fn position<T>(items: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: impl FnOnce() -> T) -> usize {
+    items.iter().position(is_it).unwrap_or_else(|| {
+        items.push(new());
+        items.len() - 1
+    })
+}
+
+/// A number with a blank between each three digits of its whole part; other text as it is.
+fn grouped(value: &str) -> String {
+    let (whole, rest) = value.split_at(value.find('.').unwrap_or(value.len()));
+    if whole.len() <= 4 || !whole.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.to_owned();
+    }
+    let mut text = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index != 0 && (whole.len() - index) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_has_rows_and_columns_in_the_order_of_their_figures() {
+        let mut table = Table::default();
+        for line in [
+            "  # BENCH a | insmod | instructions | 1234567",
+            "# BENCH a | table pages | pages | 12",
+            "# BENCH long name | insmod | instructions | 2",
+            "# BENCH not a figure",
+            "ok 1 # BENCH a | b | c | d",
+        ] {
+            if let Some(figure) = Figure::parse(line) {
+                table.add(&figure);
+            }
+        }
+        let expected = [
+            "                     a  long name",
+            "insmod       1 234 567          2  instructions",
+            "table pages         12          -  pages",
+        ];
+        assert_eq!(table.lines(), expected);
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (value, text) in [
+            ("1", "1"),
+            ("1234", "1234"),
+            ("12345.67", "12 345.67"),
+            ("1.00", "1.00"),
+            ("none at all", "none at all"),
+        ] {
+            assert_eq!(grouped(value), text);
+        }
+    }
+
+    #[test]
+    fn benches_have_names_and_runs_of_their_own() {
+        let all: Vec<&Bench> = BENCHES.iter().collect();
+        let mut names: Vec<&str> = runs(&all).iter().map(|run| run.name).collect();
+        names.extend(BENCHES.iter().map(|bench| bench.name));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(chosen(&["nothing".to_owned()]).is_err());
+    }
+}
