@@ -33,6 +33,7 @@ use kernel::{
 
 use super::{
     config,
+    debug,
     regs::{
         self,
         id::IdRegs,
@@ -300,11 +301,20 @@ fn set_attr(vm: &Vm, attr: &user::Attr) -> Result {
         .add_filter(Filter::new(word(0), word(4), action).ok_or(EINVAL)?)
 }
 
-/// KVM_ARM_SET_COUNTER_OFFSET. It may be called while no vCPU is in use; the vCPUs take it over when they are entered.
+/// KVM_ARM_SET_COUNTER_OFFSET, while no vCPU is in use. The vCPUs take it over when they run.
+///
+/// # Errors
+///
+/// `EBUSY` if one is in use, `EINVAL` for what is reserved, `EFAULT`.
 fn set_counter_offset(vm: &Vm, arg: usize) -> Result {
     let [offset, reserved] = user::read_longs::<2>(arg)?;
     if reserved != 0 {
         return Err(EINVAL);
+    }
+    let mut busy = false;
+    vm.for_each_vcpu(&mut |vcpu| busy |= vcpu.is_busy());
+    if busy {
+        return Err(EBUSY);
     }
     let arch = vm.arch();
     let _config = arch.config();
@@ -391,6 +401,7 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_VCPU_EVENTS
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
         | bindings::KVM_CAP_STEAL_TIME
+        | bindings::KVM_CAP_SET_GUEST_DEBUG
         | bindings::KVM_CAP_PTP_KVM
         | bindings::KVM_CAP_ARM_PSCI
         | bindings::KVM_CAP_ARM_PSCI_0_2
@@ -398,12 +409,22 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_ARM_NISV_TO_USER
         | bindings::KVM_CAP_ARM_INJECT_EXT_DABT
         | bindings::KVM_CAP_ARM_IRQ_LINE_LAYOUT_2
+        | bindings::KVM_CAP_COUNTER_OFFSET
         | bindings::KVM_CAP_ARM_WRITABLE_IMP_ID_REGS => 1,
         bindings::KVM_CAP_ARM_INJECT_SERROR_ESR => {
             c_long::from(probe::has_cap(bindings::ARM64_HAS_RAS_EXTN))
         }
+        bindings::KVM_CAP_SET_GUEST_DEBUG2 => debug::VALID as c_long,
+        bindings::KVM_CAP_GUEST_DEBUG_HW_BPS => debug_registers(12),
+        bindings::KVM_CAP_GUEST_DEBUG_HW_WPS => debug_registers(20),
         // Bit n: range n of registers has masks. The one range is that of feature ID registers.
         bindings::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES => 1,
         _ => return None,
     })
+}
+
+/// The number of breakpoints or watchpoints that all CPUs have, which stands at `shift` of ID_AA64DFR0_EL1.
+fn debug_registers(shift: u32) -> c_long {
+    let dfr0 = probe::sanitised(probe::SYS_ID_AA64DFR0_EL1);
+    probe::field(dfr0, shift) as c_long + 1
 }

@@ -7,6 +7,7 @@ pub(crate) mod attrs;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod config;
+pub(crate) mod debug;
 pub(crate) mod device;
 pub(crate) mod dirty;
 pub(crate) mod events;

@@ -348,6 +348,11 @@ impl Vcpu {
         })
     }
 
+    /// Whether some ioctl on it is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state.try_lock().is_none()
+    }
+
     /// Asks for something. It is seen before the next entry; [`Self::kick`] makes that soon.
     pub(crate) fn request(&self, request: Request) {
         // Release: what the request is about was written before it, and `take_request` acquires.
