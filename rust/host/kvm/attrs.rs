@@ -234,6 +234,7 @@ const ARM_SET_DEVICE_ADDR: u32 = _IOW::<bindings::kvm_arm_device_addr>(KVMIO, 0x
 const ARM_PREFERRED_TARGET: u32 = _IOR::<bindings::kvm_vcpu_init>(KVMIO, 0xaf);
 const ARM_SET_COUNTER_OFFSET: u32 = _IOW::<bindings::kvm_arm_counter_offset>(KVMIO, 0xb5);
 const ARM_GET_REG_WRITABLE_MASKS: u32 = _IOR::<bindings::reg_mask_range>(KVMIO, 0xb6);
+const CREATE_DEVICE: u32 = _IOWR::<bindings::kvm_create_device>(KVMIO, 0xe0);
 pub(super) const SET_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe1);
 pub(super) const GET_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe2);
 pub(super) const HAS_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe3);
@@ -262,6 +263,11 @@ pub(crate) fn vm_ioctl(vm: &Vm, cmd: u32, arg: usize) -> Result<c_long> {
             }
         }
         CREATE_IRQCHIP => return Err(ENXIO),
+        CREATE_DEVICE => {
+            // There are no types of devices.
+            user::read::<{ size_of::<bindings::kvm_create_device>() }>(arg as u64)?;
+            return Err(ENODEV);
+        }
         ARM_SET_DEVICE_ADDR => {
             let [id, _] = user::read_longs::<2>(arg)?;
             // Bits 31:16: 0 is the GICv2, which there is not.
@@ -400,6 +406,7 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_MP_STATE
         | bindings::KVM_CAP_VCPU_EVENTS
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
+        | bindings::KVM_CAP_DEVICE_CTRL
         | bindings::KVM_CAP_STEAL_TIME
         | bindings::KVM_CAP_SET_GUEST_DEBUG
         | bindings::KVM_CAP_PTP_KVM
