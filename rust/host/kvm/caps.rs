@@ -31,7 +31,6 @@ use crate::bindings::{
     KVM_CAP_COALESCED_PIO,
     KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
     KVM_CAP_ENABLE_CAP_VM,
-    KVM_CAP_IMMEDIATE_EXIT,
     KVM_CAP_IOEVENTFD,
     KVM_CAP_IOEVENTFD_ANY_LENGTH,
     KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
@@ -69,7 +68,6 @@ pub(super) fn check(system: &System, _vm: Option<&Vm>, extension: usize) -> Resu
         | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | KVM_CAP_READONLY_MEM
-        | KVM_CAP_IMMEDIATE_EXIT
         | KVM_CAP_IOEVENTFD
         | KVM_CAP_IOEVENTFD_ANY_LENGTH
         | KVM_CAP_COALESCED_PIO
@@ -115,5 +113,5 @@ pub(super) fn enable(vm: &Vm, cap: &EnableCap) -> Result<c_long> {
 /// Number of CPUs that are online.
 fn online_cpus() -> u32 {
     // SAFETY: The kernel's own count.
-    unsafe { (*(&raw const bindings::__num_online_cpus)).counter as u32 }
+    unsafe { bindings::__num_online_cpus.counter as u32 }
 }

@@ -152,6 +152,8 @@ impl Vm {
         }
         let user = slot.place.user_of(gfn).ok_or(EFAULT)?;
         self.stage2().counters().add(VmStat::Faults);
+        // This CPU may have cached what forbade the access, also if the tables allow it already.
+        active.state_mut().relaxed |= fault.kind == Kind::Permission;
         Work {
             vm: self,
             fault,

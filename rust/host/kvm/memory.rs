@@ -367,6 +367,7 @@ impl Vm {
         let table = self.slots.lock();
         let (slot, log) = self.log(&table, asked.slot)?;
         let manual = self.manual_protect.load(Ordering::Relaxed) != 0;
+        let mut cleaner = Cleaner::new(self, &slot, &log);
         let bytes = log.len() * size_of::<u64>();
         let mut writer = UserSlice::new(UserPtr::from_addr(asked.bitmap as usize), bytes).writer();
         for first in (0..log.len()).step_by(CHUNK_WORDS) {
@@ -377,9 +378,10 @@ impl Vm {
                 *word = if manual {
                     log.get(first + offset)
                 } else {
-                    self.clean(&slot, &log, first + offset, u64::MAX)
+                    cleaner.take(first + offset, u64::MAX)
                 };
             }
+            cleaner.protect();
             for word in words {
                 writer.write::<u64>(word)?;
             }
@@ -410,27 +412,59 @@ impl Vm {
         for _ in 0..words {
             masks.push(reader.read::<u64>()?, GFP_KERNEL_ACCOUNT)?;
         }
+        let mut cleaner = Cleaner::new(self, &slot, &log);
         for (offset, mask) in masks.iter().enumerate() {
-            self.clean(&slot, &log, first + offset, *mask);
+            cleaner.take(first + offset, *mask);
         }
+        cleaner.protect();
         Ok(())
     }
+}
 
-    /// Clears the bits of `mask` in word `number` of the log, and makes their pages read-only, so that the next write is seen.
-    /// Returns the bits that were set.
-    fn clean(&self, slot: &Slot, log: &DirtyLog, number: usize, mask: u64) -> u64 {
-        if log.get(number) & mask == 0 {
-            return 0;
+/// Makes pages whose bits are cleared read-only, neighbours together, so that the next write is seen.
+///
+/// That need not be done at once: what is written in between is in memory before the call returns, and so seen by who asks
+/// for the log.
+struct Cleaner<'a> {
+    vm: &'a Vm,
+    slot: &'a Slot,
+    log: &'a DirtyLog,
+    pending: Option<GfnRange>,
+}
+
+impl<'a> Cleaner<'a> {
+    fn new(vm: &'a Vm, slot: &'a Slot, log: &'a DirtyLog) -> Self {
+        Self {
+            vm,
+            slot,
+            log,
+            pending: None,
         }
-        let mut stage2 = self.stage2().lock();
-        let cleaned = log.take(number, mask);
-        for (first, count) in runs(cleaned) {
-            let gfn = slot.gfns().first() + number as u64 * 64 + u64::from(first);
-            if let Some(gfns) = GfnRange::new(gfn, count.into()) {
-                stage2.write_protect(gfns);
+    }
+
+    /// Clears the bits of `mask` in word `number`, and returns those that were set.
+    fn take(&mut self, number: usize, mask: u64) -> u64 {
+        let cleared = self.log.take(number, mask);
+        for (first, count) in runs(cleared) {
+            let gfn = self.slot.gfns().first() + number as u64 * 64 + u64::from(first);
+            let more = GfnRange::new(gfn, count.into());
+            let joined = self
+                .pending
+                .filter(|pending| pending.end() == gfn)
+                .and_then(|pending| GfnRange::new(pending.first(), pending.count() + u64::from(count)));
+            if joined.is_none() {
+                self.protect();
             }
+            self.pending = joined.or(more);
         }
-        cleaned
+        cleared
+    }
+
+    /// Does what is pending.
+    fn protect(&mut self) {
+        if let Some(gfns) = self.pending.take() {
+            self.vm.stage2().write_protect(gfns);
+        }
     }
 }
 

@@ -135,9 +135,11 @@ fn for_each_part(stage2: &Stage2, start: c_ulong, end: c_ulong, mut function: im
     }
 }
 
+/// The kernel is about to change memory.
+///
 /// # Safety
 ///
-/// Called by the kernel, for a [`Block`] that is registered. So are all below.
+/// Called by the kernel, for a [`Block`] that is registered.
 unsafe extern "C" fn invalidate_range_start(
     notifier: *mut bindings::mmu_notifier,
     range: *const bindings::mmu_notifier_range,
@@ -149,6 +151,11 @@ unsafe extern "C" fn invalidate_range_start(
     0
 }
 
+/// The kernel has changed memory.
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn invalidate_range_end(
     notifier: *mut bindings::mmu_notifier,
     _range: *const bindings::mmu_notifier_range,
@@ -158,6 +165,11 @@ unsafe extern "C" fn invalidate_range_end(
     stage2.lock().end_invalidation();
 }
 
+/// Has memory been used since the last time? From now on it has not.
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn clear_young(
     notifier: *mut bindings::mmu_notifier,
     _mm: *mut bindings::mm_struct,
@@ -171,6 +183,11 @@ unsafe extern "C" fn clear_young(
     young
 }
 
+/// Has memory been used since the last time?
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn test_young(
     notifier: *mut bindings::mmu_notifier,
     _mm: *mut bindings::mm_struct,

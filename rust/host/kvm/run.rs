@@ -258,7 +258,8 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         vcpu.leave_mode();
         return Ok(Entry::NoEl2(cpu.number()));
     }
-    let flush = vm.last_ran().changes(cpu.number(), vcpu.index());
+    let flush = vm.last_ran().changes(cpu.number(), vcpu.index())
+        | core::mem::take(&mut active.state_mut().relaxed);
     let config = &mut active.context_mut().config;
     config.vttbr = vm.enter_vttbr(cpu.number());
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);

@@ -230,7 +230,22 @@ impl PinnedDrop for Stage2 {
 }
 
 /// Keeps the TLBs in step, by calls of EL2.
-struct GuestTlbs<'a>(&'a Stage2);
+struct GuestTlbs<'a> {
+    stage2: &'a Stage2,
+    /// Leaves only get permissions, or are made accessible, in addition. What a TLB has of the old ones is then no danger:
+    /// another CPU faults once more, and this one forgets it at its next entry (`VcpuState::relaxed`). So there is no broadcast.
+    relaxing: bool,
+}
+
+impl GuestTlbs<'_> {
+    /// The same, for leaves that only get permissions in addition.
+    fn relaxing(&self) -> Self {
+        Self {
+            stage2: self.stage2,
+            relaxing: true,
+        }
+    }
+}
 
 impl Maintenance<Ipa> for GuestTlbs<'_> {
     fn publish(&self) {
@@ -238,13 +253,17 @@ impl Maintenance<Ipa> for GuestTlbs<'_> {
     }
 
     fn invalidate(&self, range: AddrRange<Ipa>, stale: Stale) {
+        if self.relaxing {
+            return self.publish();
+        }
+        let Self { stage2, .. } = self;
         // The stores to the tables come before the load of the id. Pairs with the barrier of `System::renew_vmid`: a VM that has
         // no VMID yet walks the tables after them.
         el1::dsb_ish();
-        if let Some(vmid) = self.0.system.vmid(&self.0.id) {
-            self.0.counters.add(VmStat::TlbFlushes);
-            let vttbr = self.0.vttbr | u64::from(vmid) << 48;
-            self.0.system.invalidate(
+        if let Some(vmid) = stage2.vmid() {
+            stage2.counters.add(VmStat::TlbFlushes);
+            let vttbr = stage2.vttbr | u64::from(vmid) << 48;
+            stage2.system.invalidate(
                 Call::TlbIpa,
                 [
                     vttbr,
@@ -314,7 +333,10 @@ impl Locked<'_> {
     ) -> Option<T> {
         let mmu = &mut *self.mmu;
         let memory = KernelTables::reserved(&mut mmu.reserve, self.stage2.used());
-        let tlb = GuestTlbs(self.stage2);
+        let tlb = GuestTlbs {
+            stage2: self.stage2,
+            relaxing: false,
+        };
         Some(work(mmu.table.as_mut()?, &Env::new(&memory, &tlb)))
     }
 
@@ -417,12 +439,19 @@ impl Locked<'_> {
         any
     }
 
-    /// Sets the access flag of the leaf that has page `gfn`.
+    /// Sets the access flag of the leaf that has page `gfn`, if there is one.
     pub(super) fn mark_young(&mut self, gfn: u64) {
-        if let Some(gfns) = GfnRange::new(gfn, 1) {
-            let young = |attrs| GuestAttrs { accessed: true, ..attrs };
-            self.change(gfns, |attrs| !attrs.accessed, young);
-        }
+        let Some(range) = GfnRange::new(gfn, 1).and_then(|gfns| self.stage2.range(gfns)) else {
+            return;
+        };
+        let young = |attrs| Some(GuestAttrs { accessed: true, ..attrs });
+        let result = self.with(|table, env| match table.lookup(env.memory, range.first())? {
+            Some(leaf) => {
+                table.protect(&Env::new(env.memory, &env.tlb.relaxing()), leaf.range, young)
+            }
+            None => Ok(()),
+        });
+        report(result);
     }
 
     /// Maps `target`. What is mapped there already, to the same memory, keeps its permissions and gets those of `target` in
@@ -497,13 +526,12 @@ fn map(
     };
     match table.lookup(env.memory, range.first())? {
         Some(leaf) if leaf.translate(range.first()) == Some(target.pa) => {
-            if leaf.range == range {
-                return table.protect(env, range, merge);
-            }
             if leaf.range.contains_range(&range) {
-                // A block of which single pages are to be logged.
-                table.split(env, range, Level::L3)?;
-                return table.protect(env, range, merge);
+                if leaf.range != range {
+                    // A block of which single pages are to be logged.
+                    table.split(env, range, Level::L3)?;
+                }
+                return table.protect(&Env::new(env.memory, &env.tlb.relaxing()), range, merge);
             }
         }
         _ => {}

@@ -155,7 +155,7 @@ fn find_pfn(user: u64, write: bool) -> Result<Found> {
     let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
     let guard = mm.mmap_read_lock();
     let vma = guard.vma_lookup(user as usize).ok_or(EFAULT)?;
-    if vma.flags() & (bindings::VM_IO | bindings::VM_PFNMAP) as usize == 0 {
+    if vma.flags() & (bindings::VM_IO | bindings::VM_PFNMAP) == 0 {
         return Err(EFAULT);
     }
     let mut args = bindings::follow_pfnmap_args {
