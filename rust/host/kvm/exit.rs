@@ -141,7 +141,6 @@ fn abort(active: &mut Active<'_>) -> Result<Next> {
     }
     match active.vm.handle_abort(active)? {
         Abort::Mapped => Ok(Next::Resume),
-        Abort::ToUser => Ok(Next::ToUser),
         Abort::Mmio { ipa } => mmio::abort(active, ipa),
     }
 }

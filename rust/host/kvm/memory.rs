@@ -22,6 +22,7 @@ use super::{
     dirty::DirtyLog,
     slots::{
         Slot,
+        SlotMap,
         SlotTable,
         SLOTS_MAX, //
     },
@@ -249,23 +250,34 @@ impl Vm {
     }
 
     fn delete(&self, table: &mut SlotTable, old: &Slot) {
-        let removed = self.stage2().lock().change_slots(|slots| slots.remove(old));
-        // From here on nothing is mapped for the slot any more; what is, goes.
-        self.stage2().unmap(old.gfns());
+        let removed = self.without_mappings(old, |slots| slots.remove(old));
         table.set(old.id, None);
         drop(removed);
     }
 
     fn move_slot(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) -> Result {
-        let removed = self.stage2().lock().change_slots(|slots| {
+        let removed = self.without_mappings(old, |slots| {
             let removed = slots.remove(old);
             // There is room: one has just been removed.
             slots.insert(new.clone()).map(|()| removed)
         })?;
-        self.stage2().unmap(old.gfns());
         table.set(new.id, Some(new));
         drop(removed);
         Ok(())
+    }
+
+    /// Changes the slots at a moment at which nothing of `old` is mapped.
+    ///
+    /// Until then notifiers find the slot: memory that goes away is not left mapped for want of a slot. That nothing is mapped
+    /// meanwhile is as for a change by the kernel.
+    fn without_mappings<T>(&self, old: &Slot, change: impl FnOnce(&mut SlotMap) -> T) -> T {
+        let (start, end) = (old.place.user, old.place.user_end());
+        self.stage2().lock().begin_invalidation(start, end);
+        self.stage2().unmap(old.gfns());
+        let mut stage2 = self.stage2().lock();
+        let result = stage2.change_slots(change);
+        stage2.end_invalidation(start, end);
+        result
     }
 
     fn change_flags(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) {

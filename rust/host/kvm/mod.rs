@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! Host: KVM: virtual machines by the KVM uAPI.
-#![allow(dead_code, reason = "being put together")]
 
 pub(crate) mod attrs;
 pub(crate) mod bus;

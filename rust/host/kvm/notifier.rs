@@ -146,7 +146,7 @@ unsafe extern "C" fn invalidate_range_start(
 ) -> c_int {
     // SAFETY: By the contract.
     let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
-    stage2.lock().begin_invalidation();
+    stage2.lock().begin_invalidation(start as u64, end as u64);
     for_each_part(stage2, start, end, |gfns| stage2.unmap(gfns));
     0
 }
@@ -158,11 +158,11 @@ unsafe extern "C" fn invalidate_range_start(
 /// As for [`invalidate_range_start`].
 unsafe extern "C" fn invalidate_range_end(
     notifier: *mut bindings::mmu_notifier,
-    _range: *const bindings::mmu_notifier_range,
+    range: *const bindings::mmu_notifier_range,
 ) {
     // SAFETY: By the contract.
-    let stage2 = unsafe { stage2(notifier) };
-    stage2.lock().end_invalidation();
+    let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
+    stage2.lock().end_invalidation(start as u64, end as u64);
 }
 
 /// Has memory been used since the last time? From now on it has not.
