@@ -209,8 +209,9 @@ eltwo_enter_allow_walks:
 
 // Another vCPU of this VM ran here: what it left under the same VMID and ASIDs may mean something else for this one. The
 // instruction cache may be tagged by VMID and ASID in the same way. Local, as only this CPU's copies matter.
+// Or stage 2 allows this vCPU something that a cached entry still forbids: hence both stages.
 eltwo_enter_flush:
-	tlbi	vmalle1
+	tlbi	vmalls12e1
 	ic	iallu
 	// Completes both; the ERET is the context synchronization event that they need.
 	dsb	nsh

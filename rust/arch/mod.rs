@@ -8,6 +8,8 @@
 pub(crate) mod sysreg;
 
 #[cfg(not(eltwo_el2))]
+pub(crate) mod debug;
+#[cfg(not(eltwo_el2))]
 pub(crate) mod el1;
 
 #[cfg(eltwo_el2)]

@@ -41,6 +41,10 @@ readers! {
     id_aa64mmfr1 = "ID_AA64MMFR1_EL1";
     /// ID_AA64ISAR2_EL1: CLRBHB.
     id_aa64isar2 = "S3_0_C0_C6_2";
+    /// ID_AA64DFR0_EL1: breakpoints and watchpoints.
+    id_aa64dfr0 = "ID_AA64DFR0_EL1";
+    /// MDSCR_EL1: control of debug exceptions.
+    mdscr_el1 = "MDSCR_EL1";
     /// MIDR_EL1, REVIDR_EL1, AIDR_EL1: which CPU this is.
     midr_el1 = "MIDR_EL1";
     /// See [`midr_el1`].

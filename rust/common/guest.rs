@@ -110,7 +110,7 @@ pub mod flags {
     /// Load and save FP/SIMD. The host's are saved, and `cptr` does not trap FP/SIMD.
     pub const FP: u32 = 0;
     /// Before the guest runs, drop what this CPU's TLBs and instruction cache hold for the VMID: another vCPU of the VM
-    /// ran here last, and vCPUs may use an ASID for different things.
+    /// ran here last, and vCPUs may use an ASID for different things; or stage 2 allows more than it did.
     pub const FLUSH: u32 = 1;
     /// The CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
     pub const SPECULATIVE_AT: u32 = 2;

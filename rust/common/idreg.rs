@@ -202,7 +202,12 @@ pub fn limit(encoding: Encoding, host: u64) -> u64 {
             at_most(at_most(value, 56, 1), 60, 1)
         }
         // MTE, RAS_frac, MPAM_frac, SME, RNDR_trap, NMI, MTE_frac, GCS, THE, MTEX, DF2 (needs SCTLR2), PFAR.
-        AA64PFR1 => host & !nibbles(&[8, 12, 16, 24, 28, 36, 40, 44, 48, 52, 56, 60]),
+        // CSV2_frac: no SCXTNUM registers.
+        AA64PFR1 => at_most(
+            host & !nibbles(&[8, 12, 16, 24, 28, 36, 40, 44, 48, 52, 56, 60]),
+            32,
+            1,
+        ),
         // FPMR, MTE, GICv5; 8-bit floating point needs FPMR; SVE; TCR2, SCTLR2, permission indirection and overlays.
         AA64PFR2 | AA64FPFR0 | AA64ZFR0 | AA64MMFR3 => 0,
         // PMU, statistical profiling, trace unit and buffers, branch records, the filter of self-hosted trace.

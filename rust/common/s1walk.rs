@@ -43,7 +43,11 @@ impl Controls {
         } else {
             (self.tcr, [12, 16, 14, 0], EPD0, self.ttbr0)
         };
-        let field = if upper { self.tcr >> 30 } else { self.tcr >> 14 };
+        let field = if upper {
+            self.tcr >> 30
+        } else {
+            self.tcr >> 14
+        };
         let granule_shift = *granule.get((field & 3) as usize)?;
         let input_bits = 64u32.checked_sub((size & 0x3f) as u32)?;
         let possible = granule_shift != 0 && (16..=52).contains(&input_bits);
@@ -216,9 +220,6 @@ mod tests {
     #[test]
     fn five_levels_start_at_minus_one() {
         let tcr = 12 | DS;
-        assert_eq!(
-            controls(tcr).level_at(0, 0x4000_0000, |_| None),
-            Some(-1)
-        );
+        assert_eq!(controls(tcr).level_at(0, 0x4000_0000, |_| None), Some(-1));
     }
 }

@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// The byte behind the last one in the maker's address space.
-    fn user_end(&self) -> u64 {
+    pub fn user_end(&self) -> u64 {
         let bytes = self.granule.times(self.gfns.count());
         bytes
             .and_then(|bytes| self.user.checked_add(bytes))

@@ -33,6 +33,7 @@ use kernel::{
 
 use super::{
     config,
+    debug,
     regs::{
         self,
         id::IdRegs,
@@ -233,6 +234,7 @@ const ARM_SET_DEVICE_ADDR: u32 = _IOW::<bindings::kvm_arm_device_addr>(KVMIO, 0x
 const ARM_PREFERRED_TARGET: u32 = _IOR::<bindings::kvm_vcpu_init>(KVMIO, 0xaf);
 const ARM_SET_COUNTER_OFFSET: u32 = _IOW::<bindings::kvm_arm_counter_offset>(KVMIO, 0xb5);
 const ARM_GET_REG_WRITABLE_MASKS: u32 = _IOR::<bindings::reg_mask_range>(KVMIO, 0xb6);
+const CREATE_DEVICE: u32 = _IOWR::<bindings::kvm_create_device>(KVMIO, 0xe0);
 pub(super) const SET_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe1);
 pub(super) const GET_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe2);
 pub(super) const HAS_DEVICE_ATTR: u32 = _IOW::<bindings::kvm_device_attr>(KVMIO, 0xe3);
@@ -261,6 +263,11 @@ pub(crate) fn vm_ioctl(vm: &Vm, cmd: u32, arg: usize) -> Result<c_long> {
             }
         }
         CREATE_IRQCHIP => return Err(ENXIO),
+        CREATE_DEVICE => {
+            // There are no types of devices.
+            user::read::<{ size_of::<bindings::kvm_create_device>() }>(arg as u64)?;
+            return Err(ENODEV);
+        }
         ARM_SET_DEVICE_ADDR => {
             let [id, _] = user::read_longs::<2>(arg)?;
             // Bits 31:16: 0 is the GICv2, which there is not.
@@ -300,11 +307,20 @@ fn set_attr(vm: &Vm, attr: &user::Attr) -> Result {
         .add_filter(Filter::new(word(0), word(4), action).ok_or(EINVAL)?)
 }
 
-/// KVM_ARM_SET_COUNTER_OFFSET. It may be called while no vCPU is in use; the vCPUs take it over when they are entered.
+/// KVM_ARM_SET_COUNTER_OFFSET, while no vCPU is in use. The vCPUs take it over when they run.
+///
+/// # Errors
+///
+/// `EBUSY` if one is in use, `EINVAL` for what is reserved, `EFAULT`.
 fn set_counter_offset(vm: &Vm, arg: usize) -> Result {
     let [offset, reserved] = user::read_longs::<2>(arg)?;
     if reserved != 0 {
         return Err(EINVAL);
+    }
+    let mut busy = false;
+    vm.for_each_vcpu(&mut |vcpu| busy |= vcpu.is_busy());
+    if busy {
+        return Err(EBUSY);
     }
     let arch = vm.arch();
     let _config = arch.config();
@@ -390,7 +406,9 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_MP_STATE
         | bindings::KVM_CAP_VCPU_EVENTS
         | bindings::KVM_CAP_VCPU_ATTRIBUTES
+        | bindings::KVM_CAP_DEVICE_CTRL
         | bindings::KVM_CAP_STEAL_TIME
+        | bindings::KVM_CAP_SET_GUEST_DEBUG
         | bindings::KVM_CAP_PTP_KVM
         | bindings::KVM_CAP_ARM_PSCI
         | bindings::KVM_CAP_ARM_PSCI_0_2
@@ -398,12 +416,22 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_ARM_NISV_TO_USER
         | bindings::KVM_CAP_ARM_INJECT_EXT_DABT
         | bindings::KVM_CAP_ARM_IRQ_LINE_LAYOUT_2
+        | bindings::KVM_CAP_COUNTER_OFFSET
         | bindings::KVM_CAP_ARM_WRITABLE_IMP_ID_REGS => 1,
         bindings::KVM_CAP_ARM_INJECT_SERROR_ESR => {
             c_long::from(probe::has_cap(bindings::ARM64_HAS_RAS_EXTN))
         }
+        bindings::KVM_CAP_SET_GUEST_DEBUG2 => debug::VALID as c_long,
+        bindings::KVM_CAP_GUEST_DEBUG_HW_BPS => debug_registers(12),
+        bindings::KVM_CAP_GUEST_DEBUG_HW_WPS => debug_registers(20),
         // Bit n: range n of registers has masks. The one range is that of feature ID registers.
         bindings::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES => 1,
         _ => return None,
     })
+}
+
+/// The number of breakpoints or watchpoints that all CPUs have, which stands at `shift` of ID_AA64DFR0_EL1.
+fn debug_registers(shift: u32) -> c_long {
+    let dfr0 = probe::sanitised(probe::SYS_ID_AA64DFR0_EL1);
+    probe::field(dfr0, shift) as c_long + 1
 }

@@ -115,5 +115,5 @@ pub(super) fn enable(vm: &Vm, cap: &EnableCap) -> Result<c_long> {
 /// Number of CPUs that are online.
 fn online_cpus() -> u32 {
     // SAFETY: The kernel's own count.
-    unsafe { (*(&raw const bindings::__num_online_cpus)).counter as u32 }
+    unsafe { bindings::__num_online_cpus.counter as u32 }
 }

@@ -134,6 +134,9 @@ mod mdcr {
     pub(super) const GUEST: u64 = TPMCR | TPM | TDA | TDOSA | TDRA | TPMS | TTRF | TDCC;
 }
 
+/// MDCR_EL2.TDE: debug exceptions of the guest come to EL2, as user space debugs it.
+pub(super) const MDCR_TDE: u64 = 1 << 8;
+
 /// CPTR_EL2, as it is with HCR_EL2.E2H = 0.
 mod cptr {
     /// RES1, and with SVE (TZ, bit 8) and SME (TSM, bit 12) the traps of these: no guest has either.
@@ -304,4 +307,9 @@ pub(super) fn give_fp(context: &mut VcpuContext) {
 pub(super) fn take_fp(context: &mut VcpuContext) {
     context.config.cptr |= cptr::TFP;
     context.config.flags &= !(1 << flags::FP);
+}
+
+/// Whether accesses of CNTPCT_EL0 trap: the guest's is not the CPU's.
+pub(super) fn trap_physical_counter(context: &mut VcpuContext, trap: bool) {
+    context.config.cnthctl = if trap { 0 } else { CNTHCTL_EL1PCTEN };
 }

@@ -124,16 +124,28 @@ fn inject_serror(active: &mut Active<'_>, iss: u64) {
 }
 
 /// The guest has stopped for an SError. It gets one too, unless RAS says that it was corrected or can be lived with.
+///
+/// What RAS calls uncontainable is nobody's alone: the machine stops, as it does when the kernel itself is hit.
 pub(crate) fn serror(active: &mut Active<'_>) {
     /// ESR_ELx of an SError: IDS, and DFSC of one that RAS describes.
     const IDS: u64 = 1 << 24;
     const DFSC_RAS: u64 = 0x11;
-    /// AET: restartable (2), corrected (6).
-    const HARMLESS: [u64; 2] = [2, 6];
+    /// AET: uncontainable, restartable, corrected.
+    const UNCONTAINABLE: u64 = 0;
+    const RESTARTABLE: u64 = 2;
+    const CORRECTED: u64 = 6;
     let esr = active.context().exit.esr;
-    let described = has_ras() && esr & IDS == 0 && esr & FSC == DFSC_RAS;
-    if described && HARMLESS.contains(&((esr >> 10) & 7)) {
-        return;
+    if has_ras() && esr & IDS == 0 && esr & FSC == DFSC_RAS {
+        match (esr >> 10) & 7 {
+            RESTARTABLE | CORRECTED => return,
+            UNCONTAINABLE => {
+                // SAFETY: The format has no arguments. This does not return.
+                unsafe {
+                    bindings::panic(c"eltwo: uncontainable error of the memory".as_char_ptr())
+                }
+            }
+            _ => {}
+        }
     }
     inject_serror(active, SERROR_IMPDEF);
 }

@@ -8,6 +8,7 @@ use kernel::prelude::*;
 
 use super::{
     config,
+    debug,
     events,
     mmio,
     pvtime,
@@ -51,6 +52,11 @@ mod ec {
     pub(super) const SYS64: u64 = 0x18;
     pub(super) const IABT_LOW: u64 = 0x20;
     pub(super) const DABT_LOW: u64 = 0x24;
+    pub(super) const BREAKPOINT_LOW: u64 = 0x30;
+    pub(super) const STEP_LOW: u64 = 0x32;
+    pub(super) const WATCHPOINT_LOW: u64 = 0x34;
+    pub(super) const BKPT32: u64 = 0x38;
+    pub(super) const BRK64: u64 = 0x3c;
 }
 
 /// ISS of WFI and WFE: the instruction is WFE (or WFET).
@@ -110,6 +116,9 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
             Ok(Next::Resume)
         }
         ec::SMC64 => smccc::smc(active),
+        ec::BREAKPOINT_LOW | ec::STEP_LOW | ec::WATCHPOINT_LOW | ec::BKPT32 | ec::BRK64 => {
+            Ok(debug::exit(active))
+        }
         ec::FP_ASIMD if config::has_fp_trap(active.context()) => {
             config::give_fp(active.context_mut());
             Ok(Next::Resume)
@@ -132,7 +141,6 @@ fn abort(active: &mut Active<'_>) -> Result<Next> {
     }
     match active.vm.handle_abort(active)? {
         Abort::Mapped => Ok(Next::Resume),
-        Abort::ToUser => Ok(Next::ToUser),
         Abort::Mmio { ipa } => mmio::abort(active, ipa),
     }
 }

@@ -73,8 +73,6 @@ struct Fault {
     kind: Kind,
     write: bool,
     execute: bool,
-    /// The guest's own walk of its stage 1 has faulted.
-    walk: bool,
 }
 
 impl Fault {
@@ -112,7 +110,6 @@ impl Fault {
                 !instruction && exit.esr & ISS_WNR != 0
             },
             execute: instruction && !walk,
-            walk,
         }))
     }
 }
@@ -152,6 +149,8 @@ impl Vm {
         }
         let user = slot.place.user_of(gfn).ok_or(EFAULT)?;
         self.stage2().counters().add(VmStat::Faults);
+        // This CPU may have cached what forbade the access, also if the tables allow it already.
+        active.state_mut().relaxed |= fault.kind == Kind::Permission;
         Work {
             vm: self,
             fault,
@@ -188,8 +187,7 @@ impl Work<'_> {
         }
         let target = self.target(&found)?;
         self.prepare_caches(&target, &found);
-        self.map(&target)?;
-        found.release(target.attrs.write);
+        self.map(&target, &found)?;
         Ok(Abort::Mapped)
     }
 
@@ -278,10 +276,13 @@ impl Work<'_> {
         }
     }
 
-    fn map(&self, target: &Target) -> Result {
+    fn map(&self, target: &Target, found: &Found) -> Result {
+        let place = &self.slot.place;
+        let first = place.user_of(target.gfns.first()).ok_or(EFAULT)?;
+        let end = first + (target.gfns.count() << place.granule.shift());
         loop {
             let mut stage2 = self.vm.stage2().lock();
-            if stage2.is_stale(self.sequence) {
+            if stage2.is_stale(self.sequence, first, end) {
                 // The guest faults again.
                 return Ok(());
             }
@@ -292,8 +293,10 @@ impl Work<'_> {
                     self.vm.stage2().lock().refill(reserve);
                 }
                 Err(error) => return Err(error),
+                Ok(()) if !target.attrs.write => return Ok(()),
                 Ok(()) => {
-                    if let Some(log) = self.slot.dirty.as_ref().filter(|_| target.attrs.write) {
+                    found.mark_dirty();
+                    if let Some(log) = &self.slot.dirty {
                         log.mark(self.gfn - self.slot.gfns().first());
                     }
                     return Ok(());

@@ -22,6 +22,7 @@ use super::{
     dirty::DirtyLog,
     slots::{
         Slot,
+        SlotMap,
         SlotTable,
         SLOTS_MAX, //
     },
@@ -249,23 +250,34 @@ impl Vm {
     }
 
     fn delete(&self, table: &mut SlotTable, old: &Slot) {
-        let removed = self.stage2().lock().change_slots(|slots| slots.remove(old));
-        // From here on nothing is mapped for the slot any more; what is, goes.
-        self.stage2().unmap(old.gfns());
+        let removed = self.without_mappings(old, |slots| slots.remove(old));
         table.set(old.id, None);
         drop(removed);
     }
 
     fn move_slot(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) -> Result {
-        let removed = self.stage2().lock().change_slots(|slots| {
+        let removed = self.without_mappings(old, |slots| {
             let removed = slots.remove(old);
             // There is room: one has just been removed.
             slots.insert(new.clone()).map(|()| removed)
         })?;
-        self.stage2().unmap(old.gfns());
         table.set(new.id, Some(new));
         drop(removed);
         Ok(())
+    }
+
+    /// Changes the slots at a moment at which nothing of `old` is mapped.
+    ///
+    /// Until then notifiers find the slot: memory that goes away is not left mapped for want of a slot. That nothing is mapped
+    /// meanwhile is as for a change by the kernel.
+    fn without_mappings<T>(&self, old: &Slot, change: impl FnOnce(&mut SlotMap) -> T) -> T {
+        let (start, end) = (old.place.user, old.place.user_end());
+        self.stage2().lock().begin_invalidation(start, end);
+        self.stage2().unmap(old.gfns());
+        let mut stage2 = self.stage2().lock();
+        let result = stage2.change_slots(change);
+        stage2.end_invalidation(start, end);
+        result
     }
 
     fn change_flags(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) {
@@ -367,6 +379,7 @@ impl Vm {
         let table = self.slots.lock();
         let (slot, log) = self.log(&table, asked.slot)?;
         let manual = self.manual_protect.load(Ordering::Relaxed) != 0;
+        let mut cleaner = Cleaner::new(self, &slot, &log);
         let bytes = log.len() * size_of::<u64>();
         let mut writer = UserSlice::new(UserPtr::from_addr(asked.bitmap as usize), bytes).writer();
         for first in (0..log.len()).step_by(CHUNK_WORDS) {
@@ -377,9 +390,10 @@ impl Vm {
                 *word = if manual {
                     log.get(first + offset)
                 } else {
-                    self.clean(&slot, &log, first + offset, u64::MAX)
+                    cleaner.take(first + offset, u64::MAX)
                 };
             }
+            cleaner.protect();
             for word in words {
                 writer.write::<u64>(word)?;
             }
@@ -410,27 +424,59 @@ impl Vm {
         for _ in 0..words {
             masks.push(reader.read::<u64>()?, GFP_KERNEL_ACCOUNT)?;
         }
+        let mut cleaner = Cleaner::new(self, &slot, &log);
         for (offset, mask) in masks.iter().enumerate() {
-            self.clean(&slot, &log, first + offset, *mask);
+            cleaner.take(first + offset, *mask);
         }
+        cleaner.protect();
         Ok(())
     }
+}
 
-    /// Clears the bits of `mask` in word `number` of the log, and makes their pages read-only, so that the next write is seen.
-    /// Returns the bits that were set.
-    fn clean(&self, slot: &Slot, log: &DirtyLog, number: usize, mask: u64) -> u64 {
-        if log.get(number) & mask == 0 {
-            return 0;
+/// Makes pages whose bits are cleared read-only, neighbours together, so that the next write is seen.
+///
+/// That need not be done at once: what is written in between is in memory before the call returns, and so seen by who asks
+/// for the log.
+struct Cleaner<'a> {
+    vm: &'a Vm,
+    slot: &'a Slot,
+    log: &'a DirtyLog,
+    pending: Option<GfnRange>,
+}
+
+impl<'a> Cleaner<'a> {
+    fn new(vm: &'a Vm, slot: &'a Slot, log: &'a DirtyLog) -> Self {
+        Self {
+            vm,
+            slot,
+            log,
+            pending: None,
         }
-        let mut stage2 = self.stage2().lock();
-        let cleaned = log.take(number, mask);
-        for (first, count) in runs(cleaned) {
-            let gfn = slot.gfns().first() + number as u64 * 64 + u64::from(first);
-            if let Some(gfns) = GfnRange::new(gfn, count.into()) {
-                stage2.write_protect(gfns);
+    }
+
+    /// Clears the bits of `mask` in word `number`, and returns those that were set.
+    fn take(&mut self, number: usize, mask: u64) -> u64 {
+        let cleared = self.log.take(number, mask);
+        for (first, count) in runs(cleared) {
+            let gfn = self.slot.gfns().first() + number as u64 * 64 + u64::from(first);
+            let more = GfnRange::new(gfn, count.into());
+            let joined = self
+                .pending
+                .filter(|pending| pending.end() == gfn)
+                .and_then(|pending| GfnRange::new(pending.first(), pending.count() + u64::from(count)));
+            if joined.is_none() {
+                self.protect();
             }
+            self.pending = joined.or(more);
         }
-        cleaned
+        cleared
+    }
+
+    /// Does what is pending.
+    fn protect(&mut self) {
+        if let Some(gfns) = self.pending.take() {
+            self.vm.stage2().write_protect(gfns);
+        }
     }
 }
 

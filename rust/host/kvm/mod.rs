@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! Host: KVM: virtual machines by the KVM uAPI.
-#![allow(dead_code, reason = "being put together")]
 
 pub(crate) mod attrs;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod config;
+pub(crate) mod debug;
 pub(crate) mod device;
 pub(crate) mod dirty;
 pub(crate) mod events;

@@ -135,29 +135,41 @@ fn for_each_part(stage2: &Stage2, start: c_ulong, end: c_ulong, mut function: im
     }
 }
 
+/// The kernel is about to change memory.
+///
 /// # Safety
 ///
-/// Called by the kernel, for a [`Block`] that is registered. So are all below.
+/// Called by the kernel, for a [`Block`] that is registered.
 unsafe extern "C" fn invalidate_range_start(
     notifier: *mut bindings::mmu_notifier,
     range: *const bindings::mmu_notifier_range,
 ) -> c_int {
     // SAFETY: By the contract.
     let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
-    stage2.lock().begin_invalidation();
+    stage2.lock().begin_invalidation(start as u64, end as u64);
     for_each_part(stage2, start, end, |gfns| stage2.unmap(gfns));
     0
 }
 
+/// The kernel has changed memory.
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn invalidate_range_end(
     notifier: *mut bindings::mmu_notifier,
-    _range: *const bindings::mmu_notifier_range,
+    range: *const bindings::mmu_notifier_range,
 ) {
     // SAFETY: By the contract.
-    let stage2 = unsafe { stage2(notifier) };
-    stage2.lock().end_invalidation();
+    let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
+    stage2.lock().end_invalidation(start as u64, end as u64);
 }
 
+/// Has memory been used since the last time? From now on it has not.
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn clear_young(
     notifier: *mut bindings::mmu_notifier,
     _mm: *mut bindings::mm_struct,
@@ -171,6 +183,11 @@ unsafe extern "C" fn clear_young(
     young
 }
 
+/// Has memory been used since the last time?
+///
+/// # Safety
+///
+/// As for [`invalidate_range_start`].
 unsafe extern "C" fn test_young(
     notifier: *mut bindings::mmu_notifier,
     _mm: *mut bindings::mm_struct,

@@ -66,7 +66,10 @@ pub(super) fn version(active: &Active<'_>) -> u32 {
 /// Takes over what a CPU_ON has left for this vCPU.
 pub(crate) fn apply_reset(active: &mut Active<'_>) {
     let to = active.vcpu.power.lock().reset.take();
-    regs::reset(active, to);
+    // KVM_ARM_VCPU_INIT may have been faster.
+    if to.is_some() {
+        regs::reset(active, to);
+    }
 }
 
 /// A PSCI call: the function is in w0, arguments in x1..x3. The PC is past the instruction.

@@ -26,7 +26,7 @@ use super::{
         self,
         Flag, //
     },
-    config, events, mmio, psci, pvtime,
+    config, debug, events, mmio, psci, pvtime,
     vcpu::{
         Active,
         PowerState,
@@ -65,9 +65,10 @@ mod firmware;
 pub(super) mod id;
 mod system;
 pub(super) use system::{
-    debug,
-    set_debug,
-    set_mdscr, //
+    debug_register,
+    set_debug_register,
+    set_mdscr,
+    set_os_lock, //
 };
 pub(super) mod user;
 
@@ -84,6 +85,8 @@ pub(crate) struct ArchState {
     ccsidr: Option<[u32; regid::CSSELR_VALUES as usize]>,
     /// The access that user space emulates.
     pub(super) mmio: Option<mmio::Pending>,
+    /// See [`debug`].
+    pub(super) guest_debug: debug::GuestDebug,
     /// See [`pvtime`].
     pub(super) stolen: pvtime::Stolen,
 }
@@ -141,6 +144,7 @@ const GET_ONE_REG: u32 = _IOW::<bindings::kvm_one_reg>(KVMIO, 0xab);
 const SET_ONE_REG: u32 = _IOW::<bindings::kvm_one_reg>(KVMIO, 0xac);
 const ARM_VCPU_INIT: u32 = _IOW::<bindings::kvm_vcpu_init>(KVMIO, 0xae);
 const GET_REG_LIST: u32 = _IOWR::<bindings::kvm_reg_list>(KVMIO, 0xb0);
+const SET_GUEST_DEBUG: u32 = _IOW::<bindings::kvm_guest_debug>(KVMIO, 0x9b);
 const ARM_VCPU_FINALIZE: u32 = _IOW::<i32>(KVMIO, 0xc2);
 
 /// Every vCPU ioctl but KVM_RUN and KVM_SET_SIGNAL_MASK.
@@ -176,6 +180,7 @@ pub(crate) fn vcpu_ioctl(active: &mut Active<'_>, cmd: u32, arg: usize) -> Resul
             }
         }
         GET_REG_LIST => list(arg)?,
+        SET_GUEST_DEBUG => debug::set(active, arg)?,
         GET_MP_STATE => events::get_mp_state(active, arg)?,
         SET_MP_STATE => events::set_mp_state(active, arg)?,
         GET_VCPU_EVENTS => events::get(active, arg)?,
@@ -306,6 +311,7 @@ pub(super) fn reset(active: &mut Active<'_>, to: Option<ResetTo>) {
     state.debug = Default::default();
     state.aarch32_spsr = Default::default();
     state.mmio = None;
+    debug::apply(active);
     if first {
         let id = u64::from(active.vcpu.id());
         // Sixteen CPUs to a cluster, as many as a GICv3 can name in one go. Bit 31 is RES1.
@@ -356,7 +362,20 @@ pub(crate) fn first_run(active: &mut Active<'_>) -> Result {
     let context = active.context_mut();
     context.config.vpidr = midr;
     context.config.hcr |= TID5;
+    debug::apply(active);
     Ok(())
+}
+
+/// KVM_RUN begins.
+pub(super) fn begin_run(active: &mut Active<'_>) {
+    let offset = active.vm.arch().physical_offset();
+    config::trap_physical_counter(active.context_mut(), offset != 0);
+    debug::begin(active);
+}
+
+/// KVM_RUN ends.
+pub(super) fn end_run(active: &mut Active<'_>) {
+    debug::end(active);
 }
 
 fn get(active: &Active<'_>, id: u64, address: u64) -> Result {

@@ -24,6 +24,7 @@ use kernel::{
 
 use super::{
     config,
+    debug,
     exit::{
         self,
         Next, //
@@ -139,7 +140,9 @@ pub(super) fn run(active: &mut Active<'_>) -> Result {
     // Guests that do not use FP/SIMD need not pay for it: the first use in each KVM_RUN traps.
     config::take_fp(active.context_mut());
     pvtime::update(active);
+    regs::begin_run(active);
     let outcome = run_to_exit(active);
+    regs::end_run(active);
     timing::note_return_to_user();
     outcome
 }
@@ -255,7 +258,8 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         vcpu.leave_mode();
         return Ok(Entry::NoEl2(cpu.number()));
     }
-    let flush = vm.last_ran().changes(cpu.number(), vcpu.index());
+    let flush = vm.last_ran().changes(cpu.number(), vcpu.index())
+        | core::mem::take(&mut active.state_mut().relaxed);
     let config = &mut active.context_mut().config;
     config.vttbr = vm.enter_vttbr(cpu.number());
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
@@ -265,9 +269,14 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     if fp {
         timing::save_user_fp(masked.proof());
     }
+    let host_debug = debug::load(active);
     timing::guest_enter(masked.proof());
     let outcome = cpu.run_guest(service, vcpu.hyp_va(), masked.proof());
     timing::guest_left(masked.proof());
+    if let Some(host) = host_debug {
+        // SAFETY: Interrupts are still masked, and the guest has been left: EL2 has put the kernel's registers back.
+        unsafe { host.restore() };
+    }
     vcpu.leave_mode();
     if fp {
         timing::release_fp(masked.proof());

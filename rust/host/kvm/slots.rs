@@ -52,21 +52,13 @@ impl Slot {
 pub(super) struct SlotMap {
     // INVARIANT: ascending by address, without overlaps.
     sorted: KVVec<Arc<Slot>>,
-    /// Changes with every change.
-    generation: u64,
 }
 
 impl SlotMap {
     pub(super) const fn new() -> Self {
         Self {
             sorted: KVVec::new(),
-            generation: 0,
         }
-    }
-
-    /// A number that is never the same again after a change.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
     }
 
     /// The slot that has the page `gfn`.
@@ -124,21 +116,18 @@ impl SlotMap {
         self.sorted
             .insert_within_capacity(place, slot)
             .map_err(|_| ENOMEM)?;
-        self.generation += 1;
         Ok(())
     }
 
     /// Removes the slot that begins where `slot` does.
     pub(super) fn remove(&mut self, slot: &Slot) -> Option<Arc<Slot>> {
         let place = self.place_of(slot)?;
-        self.generation += 1;
         self.sorted.remove(place).ok()
     }
 
     /// Puts `new` in the place of `old`, which has the same pages.
     pub(super) fn replace(&mut self, old: &Slot, new: Arc<Slot>) -> Option<Arc<Slot>> {
         let place = self.place_of(old)?;
-        self.generation += 1;
         let entry = self.sorted.get_mut(place)?;
         Some(core::mem::replace(entry, new))
     }
@@ -158,26 +147,18 @@ impl SlotMap {
 /// All slots by number. Under the mutex of the ioctls.
 pub(super) struct SlotTable {
     by_id: KVVec<Option<Arc<Slot>>>,
-    /// How many there are.
-    count: u32,
 }
 
 impl SlotTable {
     pub(super) const fn new() -> Self {
         Self {
             by_id: KVVec::new(),
-            count: 0,
         }
     }
 
     /// The slot with this number.
     pub(super) fn get(&self, id: u16) -> Option<&Arc<Slot>> {
         self.by_id.get(usize::from(id))?.as_ref()
-    }
-
-    /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
     }
 
     /// Makes room for number `id`, so that [`Self::set`] of it cannot fail.
@@ -195,8 +176,6 @@ impl SlotTable {
     /// Sets or clears number `id`, for which there is room.
     pub(super) fn set(&mut self, id: u16, slot: Option<Arc<Slot>>) {
         if let Some(entry) = self.by_id.get_mut(usize::from(id)) {
-            self.count += u32::from(slot.is_some());
-            self.count -= u32::from(entry.is_some());
             *entry = slot;
         }
     }

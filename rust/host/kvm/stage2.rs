@@ -99,7 +99,9 @@ struct Mmu {
     slots: SlotMap,
     /// Invalidations by the kernel that have begun and not ended.
     invalidations: u32,
-    /// Changes when an invalidation has ended, and when the slots have changed.
+    /// The user addresses that these are about, all together: from the first to before the second.
+    invalidated: (u64, u64),
+    /// Changes when an invalidation of memory of a slot has ended, and when the slots have changed.
     sequence: u64,
 }
 
@@ -129,6 +131,7 @@ impl Stage2 {
                 reserve: Reserve::new(),
                 slots: SlotMap::new(),
                 invalidations: 0,
+                invalidated: (0, 0),
                 sequence: 0,
             }),
         }? Error))
@@ -203,11 +206,6 @@ impl Stage2 {
         AddrRange::new(Ipa::new(granule.times(gfns.first())?)?, granule.times(gfns.count())?)
     }
 
-    /// The pages of `range`.
-    fn gfns(&self, range: AddrRange<Ipa>) -> Option<GfnRange> {
-        let shift = self.geometry.granule().shift();
-        GfnRange::new(range.first().raw() >> shift, range.size_bytes() >> shift)
-    }
 }
 
 #[pinned_drop]
@@ -219,10 +217,10 @@ impl PinnedDrop for Stage2 {
             self.system.invalidate(Call::TlbVmid, [vttbr, 0, 0, 0]);
             self.system.release_vmid(&self.id);
         }
-        let mut mmu = self.mmu.lock();
+        // Not under the lock: it may take long, and there is nobody left to keep away.
+        let table = self.mmu.lock().table.take();
         let memory = KernelTables::sleeping(self.used());
-        let destroyed = mmu.table.take().map(|table| table.destroy(&memory));
-        drop(mmu);
+        let destroyed = table.map(|table| table.destroy(&memory));
         if let Some(Err(error)) = destroyed {
             pr_err!("stage 2: {}; some of its tables are not freed\n", format_args!("{error}"));
         }
@@ -230,7 +228,22 @@ impl PinnedDrop for Stage2 {
 }
 
 /// Keeps the TLBs in step, by calls of EL2.
-struct GuestTlbs<'a>(&'a Stage2);
+struct GuestTlbs<'a> {
+    stage2: &'a Stage2,
+    /// Leaves only get permissions, or are made accessible, in addition. What a TLB has of the old ones is then no danger:
+    /// another CPU faults once more, and this one forgets it at its next entry (`VcpuState::relaxed`). So there is no broadcast.
+    relaxing: bool,
+}
+
+impl GuestTlbs<'_> {
+    /// The same, for leaves that only get permissions in addition.
+    fn relaxing(&self) -> Self {
+        Self {
+            stage2: self.stage2,
+            relaxing: true,
+        }
+    }
+}
 
 impl Maintenance<Ipa> for GuestTlbs<'_> {
     fn publish(&self) {
@@ -238,13 +251,17 @@ impl Maintenance<Ipa> for GuestTlbs<'_> {
     }
 
     fn invalidate(&self, range: AddrRange<Ipa>, stale: Stale) {
+        if self.relaxing {
+            return self.publish();
+        }
+        let Self { stage2, .. } = self;
         // The stores to the tables come before the load of the id. Pairs with the barrier of `System::renew_vmid`: a VM that has
         // no VMID yet walks the tables after them.
         el1::dsb_ish();
-        if let Some(vmid) = self.0.system.vmid(&self.0.id) {
-            self.0.counters.add(VmStat::TlbFlushes);
-            let vttbr = self.0.vttbr | u64::from(vmid) << 48;
-            self.0.system.invalidate(
+        if let Some(vmid) = stage2.vmid() {
+            stage2.counters.add(VmStat::TlbFlushes);
+            let vttbr = stage2.vttbr | u64::from(vmid) << 48;
+            stage2.system.invalidate(
                 Call::TlbIpa,
                 [
                     vttbr,
@@ -291,20 +308,32 @@ impl Locked<'_> {
         Some((self.mmu.slots.find(gfn)?.clone(), self.mmu.sequence))
     }
 
-    /// Whether what was found out since [`Self::find`] gave `sequence` may not hold any more.
-    pub(super) fn is_stale(&self, sequence: u64) -> bool {
-        self.mmu.invalidations != 0 || self.mmu.sequence != sequence
+    /// Whether what was found out since [`Self::find`] gave `sequence`, about the user addresses from `start` to before
+    /// `end`, may not hold any more.
+    pub(super) fn is_stale(&self, sequence: u64, start: u64, end: u64) -> bool {
+        let (first, last) = self.mmu.invalidated;
+        self.mmu.sequence != sequence
+            || (self.mmu.invalidations != 0 && first < end && start < last)
     }
 
-    /// The kernel begins to change user memory.
-    pub(super) fn begin_invalidation(&mut self) {
+    /// The user memory from `start` to before `end` begins to change.
+    pub(super) fn begin_invalidation(&mut self, start: u64, end: u64) {
+        self.mmu.invalidated = if self.mmu.invalidations == 0 {
+            (start, end)
+        } else {
+            let (first, last) = self.mmu.invalidated;
+            (first.min(start), last.max(end))
+        };
         self.mmu.invalidations += 1;
     }
 
-    /// The kernel has changed it.
-    pub(super) fn end_invalidation(&mut self) {
+    /// It has changed. What a fault has found of it before is stale from here on, if there is a slot that has it; a slot that
+    /// was there before, or comes later, has changed the sequence itself.
+    pub(super) fn end_invalidation(&mut self, start: u64, end: u64) {
         self.mmu.invalidations = self.mmu.invalidations.saturating_sub(1);
-        self.mmu.sequence += 1;
+        if self.mmu.slots.in_user_range(start, end).next().is_some() {
+            self.mmu.sequence += 1;
+        }
     }
 
     /// The tables, and what it takes to work on them.
@@ -314,7 +343,10 @@ impl Locked<'_> {
     ) -> Option<T> {
         let mmu = &mut *self.mmu;
         let memory = KernelTables::reserved(&mut mmu.reserve, self.stage2.used());
-        let tlb = GuestTlbs(self.stage2);
+        let tlb = GuestTlbs {
+            stage2: self.stage2,
+            relaxing: false,
+        };
         Some(work(mmu.table.as_mut()?, &Env::new(&memory, &tlb)))
     }
 
@@ -417,12 +449,19 @@ impl Locked<'_> {
         any
     }
 
-    /// Sets the access flag of the leaf that has page `gfn`.
+    /// Sets the access flag of the leaf that has page `gfn`, if there is one.
     pub(super) fn mark_young(&mut self, gfn: u64) {
-        if let Some(gfns) = GfnRange::new(gfn, 1) {
-            let young = |attrs| GuestAttrs { accessed: true, ..attrs };
-            self.change(gfns, |attrs| !attrs.accessed, young);
-        }
+        let Some(range) = GfnRange::new(gfn, 1).and_then(|gfns| self.stage2.range(gfns)) else {
+            return;
+        };
+        let young = |attrs| Some(GuestAttrs { accessed: true, ..attrs });
+        let result = self.with(|table, env| match table.lookup(env.memory, range.first())? {
+            Some(leaf) => {
+                table.protect(&Env::new(env.memory, &env.tlb.relaxing()), leaf.range, young)
+            }
+            None => Ok(()),
+        });
+        report(result);
     }
 
     /// Maps `target`. What is mapped there already, to the same memory, keeps its permissions and gets those of `target` in
@@ -444,24 +483,23 @@ impl Locked<'_> {
         report(result);
     }
 
-    /// The memory that is mapped in `gfns`, as (first byte, bytes).
+    /// The memory that is mapped in `gfns`, and no more, as (first byte, bytes).
     pub(super) fn mapped(&mut self, gfns: GfnRange, mut found: impl FnMut(PhysAddr, u64)) {
         let Some(range) = self.stage2.range(gfns) else {
             return;
         };
         let result = self.with(|table, env| {
             table.visit(env.memory, range, |leaf| {
-                if leaf.attrs.memory == pgtable::GuestMemory::Normal {
-                    found(leaf.pa, leaf.range.size_bytes());
+                let part = leaf.range.intersection(&range);
+                let normal = leaf.attrs.memory == pgtable::GuestMemory::Normal;
+                if let Some(part) = part.filter(|_| normal) {
+                    if let Some(pa) = leaf.translate(part.first()) {
+                        found(pa, part.size_bytes());
+                    }
                 }
             })
         });
         report(result);
-    }
-
-    /// The pages of what `range` covers.
-    pub(super) fn gfns(&self, range: AddrRange<Ipa>) -> Option<GfnRange> {
-        self.stage2.gfns(range)
     }
 }
 
@@ -497,13 +535,12 @@ fn map(
     };
     match table.lookup(env.memory, range.first())? {
         Some(leaf) if leaf.translate(range.first()) == Some(target.pa) => {
-            if leaf.range == range {
-                return table.protect(env, range, merge);
-            }
             if leaf.range.contains_range(&range) {
-                // A block of which single pages are to be logged.
-                table.split(env, range, Level::L3)?;
-                return table.protect(env, range, merge);
+                if leaf.range != range {
+                    // A block of which single pages are to be logged.
+                    table.split(env, range, Level::L3)?;
+                }
+                return table.protect(&Env::new(env.memory, &env.tlb.relaxing()), range, merge);
             }
         }
         _ => {}
@@ -557,11 +594,16 @@ impl Runs {
     }
 }
 
-/// `gfns` in pieces, each aligned to its size but for the ends.
-pub(super) fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
+/// `gfns` in pieces that the lock can be held for.
+fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
+    pieces_of(gfns, PIECE_PAGES)
+}
+
+/// `gfns` in pieces of `pages` pages, each aligned to its size but for the ends.
+pub(super) fn pieces_of(gfns: GfnRange, pages: u64) -> impl Iterator<Item = GfnRange> {
     let mut next = gfns.first();
     core::iter::from_fn(move || {
-        let end = ((next / PIECE_PAGES + 1) * PIECE_PAGES).min(gfns.end());
+        let end = ((next / pages + 1) * pages).min(gfns.end());
         let piece = GfnRange::new(next, end.checked_sub(next)?)?;
         next = end;
         Some(piece)

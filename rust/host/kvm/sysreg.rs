@@ -134,8 +134,6 @@ const SMIDR: Encoding = Encoding::new(3, 1, 0, 0, 6);
 const CNTPCT: Encoding = Encoding::new(3, 3, 14, 0, 1);
 const CNTPCTSS: Encoding = Encoding::new(3, 3, 14, 0, 5);
 const CNTP_TVAL: Encoding = Encoding::new(3, 3, 14, 2, 0);
-/// OSLSR_EL1.OSLK.
-const OSLK: u64 = 1 << 1;
 /// CNTP_CTL_EL0: ENABLE, ISTATUS.
 const CTL_ENABLE: u64 = 1 << 0;
 const CTL_ISTATUS: u64 = 1 << 2;
@@ -197,7 +195,7 @@ fn read(active: &mut Active<'_>, encoding: Encoding) -> Outcome {
         Some(Place::Sys(register @ (SysReg::ActlrEl1 | SysReg::CsselrEl1))) => {
             Done(active.context().sys_reg(register))
         }
-        Some(Place::Debug(kind, number)) => Done(regs::debug(active, kind, number)),
+        Some(Place::Debug(kind, number)) => Done(regs::debug_register(active, kind, number)),
         Some(Place::Stored(Memory::CntpCtlEl0)) => Done(timer_control(active)),
         Some(Place::Stored(
             register @ (Memory::MdccintEl1
@@ -239,9 +237,7 @@ fn write(active: &mut Active<'_>, encoding: Encoding, value: u64) -> Outcome {
     let state = &mut active.state_mut().arch;
     match encoding {
         OSLAR => {
-            let closed = if value & 1 != 0 { OSLK } else { 0 };
-            let before = state.memory(Memory::OslsrEl1);
-            state.set_memory(Memory::OslsrEl1, before & !OSLK | closed);
+            regs::set_os_lock(active, value & 1 != 0);
             return Done(0);
         }
         // Writes of these are ignored.
@@ -262,7 +258,7 @@ fn write(active: &mut Active<'_>, encoding: Encoding, value: u64) -> Outcome {
         Some(Place::Sys(register)) if is_stage_1(register) => {
             control_stage_1(active, register, value)
         }
-        Some(Place::Debug(kind, number)) => regs::set_debug(active, kind, number, value),
+        Some(Place::Debug(kind, number)) => regs::set_debug_register(active, kind, number, value),
         Some(Place::Stored(Memory::MdscrEl1)) => regs::set_mdscr(active, value),
         Some(Place::Stored(Memory::MdccintEl1)) => state.set_memory(Memory::MdccintEl1, value),
         Some(Place::Stored(Memory::CntpCtlEl0)) => {

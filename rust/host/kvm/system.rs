@@ -119,7 +119,8 @@ impl System {
     pub(crate) fn new(service: Arc<Service>) -> Result<Arc<Self>> {
         let machine = &service.machine;
         let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
-        let wide_vmids = field(mmfr1, 4) == 2;
+        // EL2 invalidates TLBs with the host's VTCR_EL2, whose VS is 0: it could not name VMIDs of 16 bits.
+        let wide_vmids = false;
         let wide = machine.wide && (machine.granule == Granule::K64 || stage2_has_lpa2(machine.granule));
         let pa_size = if wide { machine.pa_size } else { machine.pa_size.min(5) };
         let output =
@@ -206,11 +207,6 @@ impl System {
     /// The granule of stage 2, and size of a page of the host.
     pub(super) fn granule(&self) -> Granule {
         self.granule
-    }
-
-    /// Where the tables of the host's user space may lead to, and stage 2 too.
-    pub(super) fn output(&self) -> Output {
-        self.output
     }
 
     /// The shape of a stage 2 with IPAs of `bits` bits; 0 is the default.

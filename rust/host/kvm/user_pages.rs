@@ -93,13 +93,15 @@ impl Found {
         self.device
     }
 
-    /// Gives the reference back, after the page was mapped; `written` if the guest may write it.
-    pub(super) fn release(self, written: bool) {
-        if let Some(page) = self.page.filter(|_| written) {
-            // The guest's writes leave no trace in the process's page table, so the page counts as dirty from here on: until
-            // the kernel cleans it, which it announces.
-            // SAFETY: The page is referenced, and its lock is not held.
-            unsafe { bindings::set_page_dirty_lock(page.as_ptr()) };
+    /// The guest may write the page from now on. Its writes leave no trace in the process's page table, so the page counts as
+    /// dirty from here on: until the kernel cleans it, which it announces.
+    ///
+    /// Under the lock of stage 2, with nothing announced: the process still maps the page.
+    pub(super) fn mark_dirty(&self) {
+        if let Some(page) = self.page {
+            // SAFETY: The page is referenced. It is mapped writable in the process, and cannot be unmapped or cleaned before the
+            // notifier has had the lock that the caller holds, so it is not truncated meanwhile. Does not sleep.
+            unsafe { bindings::set_page_dirty(page.as_ptr()) };
         }
     }
 }
@@ -155,7 +157,7 @@ fn find_pfn(user: u64, write: bool) -> Result<Found> {
     let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
     let guard = mm.mmap_read_lock();
     let vma = guard.vma_lookup(user as usize).ok_or(EFAULT)?;
-    if vma.flags() & (bindings::VM_IO | bindings::VM_PFNMAP) as usize == 0 {
+    if vma.flags() & (bindings::VM_IO | bindings::VM_PFNMAP) == 0 {
         return Err(EFAULT);
     }
     let mut args = bindings::follow_pfnmap_args {

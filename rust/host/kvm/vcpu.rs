@@ -131,6 +131,8 @@ pub(crate) struct VcpuState {
     pub(crate) features: u64,
     /// KVM_RUN was called and got past its checks.
     pub(crate) ever_ran: bool,
+    /// Stage 2 allows more than TLBs may have cached: the next entry drops what its CPU has.
+    pub(crate) relaxed: bool,
     /// The mask that KVM_RUN runs with (KVM_SET_SIGNAL_MASK).
     pub(crate) sigmask: Option<bindings::sigset_t>,
     /// Registers and events, as `regs`, `sysreg`, `mmio` and `events` need them.
@@ -295,6 +297,7 @@ impl Vcpu {
                     initialized: false,
                     features: 0,
                     ever_ran: false,
+                    relaxed: false,
                     sigmask: None,
                     arch: ArchState::default(),
                 }),
@@ -346,6 +349,11 @@ impl Vcpu {
             vcpu: self,
             guard,
         })
+    }
+
+    /// Whether some ioctl on it is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state.try_lock().is_none()
     }
 
     /// Asks for something. It is seen before the next entry; [`Self::kick`] makes that soon.

@@ -34,7 +34,10 @@ use super::{
     notifier::Notifier,
     run::LastRan,
     slots::SlotTable,
-    stage2::Stage2,
+    stage2::{
+        pieces_of,
+        Stage2, //
+    },
     system::System,
     vcpu::{
         Request,
@@ -60,6 +63,9 @@ pub(super) const VCPUS_MAX: u32 = 512;
 /// KVM_VM_TYPE_ARM_IPA_SIZE_MASK: the part of the machine type that says how many bits an IPA has.
 const TYPE_IPA_SIZE: c_ulong = 0xff;
 
+/// What [`Vm::flush_guest`] cleans before it lets others have the lock.
+const FLUSH_BYTES: u64 = 1 << 20;
+
 /// What became of a stage-2 fault.
 pub(crate) enum Abort {
     /// Mapped: the guest tries again.
@@ -69,8 +75,6 @@ pub(crate) enum Abort {
         /// Address, with the offset in the page.
         ipa: u64,
     },
-    /// `struct kvm_run` is filled.
-    ToUser,
 }
 
 /// The vCPUs of a VM.
@@ -281,8 +285,10 @@ impl Vm {
     pub(crate) fn flush_guest(&self) {
         let system = self.system();
         let cache = system.service.machine.cache;
+        // Cleaning is slow, and others wait for the lock.
+        let pages = (FLUSH_BYTES >> self.granule().shift()).max(1);
         self.for_each_slot(|gfns| {
-            for piece in super::stage2::pieces(gfns) {
+            for piece in pieces_of(gfns, pages) {
                 self.stage2.lock().mapped(piece, |pa, bytes| {
                     let start = linear::phys_to_kern(pa).as_ptr();
                     // SAFETY: RAM that is mapped, and cannot go as long as the lock is held.

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::{
     super::{
         attrs::Flag,
+        debug,
         vcpu::Active, //
     },
     host_ctr,
@@ -36,13 +37,13 @@ fn find(id: u64) -> Result<Place> {
 }
 
 /// The value of a breakpoint or watchpoint register.
-pub(in crate::host::kvm) fn debug(active: &Active<'_>, kind: Debug, number: usize) -> u64 {
+pub(in crate::host::kvm) fn debug_register(active: &Active<'_>, kind: Debug, number: usize) -> u64 {
     let bank = active.state().arch.debug.get(kind as usize);
     bank.and_then(|bank| bank.get(number)).copied().unwrap_or(0)
 }
 
 /// Sets a breakpoint or watchpoint register.
-pub(in crate::host::kvm) fn set_debug(
+pub(in crate::host::kvm) fn set_debug_register(
     active: &mut Active<'_>,
     kind: Debug,
     number: usize,
@@ -62,7 +63,7 @@ pub(super) fn get(active: &Active<'_>, id: u64, address: u64) -> Result {
     let value = match find(id)? {
         Place::Sys(register) => active.context().sys_reg(register),
         Place::Stored(register) => active.state().arch.memory(register),
-        Place::Debug(kind, number) => debug(active, kind, number),
+        Place::Debug(kind, number) => debug_register(active, kind, number),
         Place::Mpidr => active.context().config.vmpidr,
         Place::Id(index) => idreg::at(index).map_or(0, |encoding| id::get(vm, encoding)),
         Place::Ctr => id::get(vm, idreg::CTR),
@@ -90,7 +91,7 @@ pub(super) fn set(active: &mut Active<'_>, id: u64, address: u64) -> Result {
             .set_sys_reg(SysReg::CntvCtlEl0, value & !ISTATUS),
         Place::Sys(register) => active.context_mut().set_sys_reg(register, value),
         Place::Stored(register) => set_memory(active, register, value)?,
-        Place::Debug(kind, number) => set_debug(active, kind, number, value),
+        Place::Debug(kind, number) => set_debug_register(active, kind, number, value),
         Place::Mpidr => set_mpidr(active, value),
         Place::Id(index) => id::set(vm, idreg::at(index).ok_or(ENOENT)?, value)?,
         Place::Ctr => id::set(vm, idreg::CTR, value)?,
@@ -111,6 +112,10 @@ fn set_memory(active: &mut Active<'_>, register: Memory, value: u64) -> Result {
         Memory::OslsrEl1 if (value ^ OSLSR_RESET) & !OSLK != 0 => return Err(EINVAL),
         Memory::ClidrEl1 if !idreg::clidr_accepts(value, host_ctr()) => return Err(EINVAL),
         Memory::CntpCtlEl0 => value & !ISTATUS,
+        Memory::OslsrEl1 => {
+            set_os_lock(active, value & OSLK != 0);
+            return Ok(());
+        }
         Memory::MdscrEl1 => {
             set_mdscr(active, value);
             return Ok(());
@@ -121,14 +126,21 @@ fn set_memory(active: &mut Active<'_>, register: Memory, value: u64) -> Result {
     Ok(())
 }
 
-/// MDSCR_EL1: the guest's is kept in memory. The CPU never gets what makes it take debug exceptions: its breakpoints and
-/// watchpoints are not the guest's.
+/// MDSCR_EL1 of the guest. What the CPU gets follows from it.
 pub(in crate::host::kvm) fn set_mdscr(active: &mut Active<'_>, value: u64) {
-    /// SS, KDE, MDE.
-    const EXCEPTIONS: u64 = (1 << 0) | (1 << 13) | (1 << 15);
     let state = &mut active.state_mut().arch;
     state.set_memory(Memory::MdscrEl1, value);
-    active
-        .context_mut()
-        .set_sys_reg(SysReg::MdscrEl1, value & !EXCEPTIONS);
+    debug::apply(active);
+}
+
+/// Closes or opens the OS lock.
+pub(in crate::host::kvm) fn set_os_lock(active: &mut Active<'_>, closed: bool) {
+    let value = if closed {
+        OSLSR_RESET | OSLK
+    } else {
+        OSLSR_RESET
+    };
+    let state = &mut active.state_mut().arch;
+    state.set_memory(Memory::OslsrEl1, value);
+    debug::apply(active);
 }

@@ -10,6 +10,7 @@ use anyhow::{
     Context,
     Result, //
 };
+use kvm_bindings::KVM_MEM_READONLY;
 use kvm_ioctls::Kvm;
 
 use super::text::{
@@ -27,11 +28,14 @@ use crate::{
         },
         machine::{
             Machine,
-            BASE, //
+            BASE,
+            EXTRA,
+            SLOT, //
         },
         ram::{
             Ram,
-            HUGE, //
+            HUGE,
+            PAGE, //
         },
         stats,
         vcpu::{
@@ -43,6 +47,8 @@ use crate::{
 
 /// Rows of the stage-2 table that are shown.
 const ROWS: usize = 12;
+/// Pages of the second slot.
+const READ_ONLY_PAGES: usize = 4;
 /// Words and rounds of the computation.
 const WORDS: u64 = 16 << 10;
 const ROUNDS: u64 = 10;
@@ -70,6 +76,13 @@ pub fn chapter() -> Result<()> {
     );
     hello(&mut vcpu)?;
     compute(&mut vcpu)?;
+    let other = Ram::new(READ_ONLY_PAGES * PAGE)?;
+    machine.add(SLOT + 1, EXTRA, &other, KVM_MEM_READONLY)?;
+    vcpu.call(Program::Read, &[EXTRA, other.len() as u64, PAGE as u64])?;
+    fact(
+        "slot",
+        format!("{READ_ONLY_PAGES} small pages at {EXTRA:#x}, read-only, and the guest reads them"),
+    );
     tables()?;
     vcpu.start(Program::Hvc, &[SYSTEM_OFF])?;
     match vcpu.run() {
