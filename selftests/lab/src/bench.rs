@@ -34,14 +34,25 @@ pub struct Bench {
     pub name: &'static str,
     title: &'static str,
     runs: &'static [Run],
+    /// Whether a last column says how much the second column is of the first one.
+    ratio: bool,
 }
 
 /// All benches.
-pub const BENCHES: [Bench; 1] = [Bench {
-    name: "maps",
-    title: "What EL2 maps: on demand, or all of RAM",
-    runs: &[runs::BENCH_MAPS],
-}];
+pub const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "maps",
+        title: "What EL2 maps: on demand, or all of RAM",
+        runs: &[runs::BENCH_MAPS],
+        ratio: false,
+    },
+    Bench {
+        name: "guests",
+        title: "What an exit of a guest costs: the kernel's own KVM, and eltwo",
+        runs: &[runs::BENCH_GUESTS_STOCK, runs::BENCH_GUESTS],
+        ratio: true,
+    },
+];
 
 /// The benches that are named in `only`; all if it is empty.
 pub fn chosen(only: &[String]) -> Result<Vec<&'static Bench>> {
@@ -99,6 +110,9 @@ fn run_one(ui: &Ui, session: &Session<'_>, bench: &Bench) -> Result<bool> {
         failed.extend(tally.failed);
         // A bench that does not run gives no figures.
         failed.extend(tally.skipped);
+    }
+    if bench.ratio {
+        table.add_ratios();
     }
     if table.rows.is_empty() {
         failed.push(format!("bench {} gave no figure", bench.name));
@@ -173,6 +187,21 @@ impl Table {
             values.resize(column + 1, None);
         }
         values[column] = Some(figure.value.to_owned());
+    }
+
+    /// Adds a column with the second figure of each row divided by the first. A row that lacks one gets none.
+    fn add_ratios(&mut self) {
+        let column = self.columns.len();
+        self.columns.push("ratio".to_owned());
+        for row in &mut self.rows {
+            let figure =
+                |column: usize| -> Option<f64> { row.values.get(column)?.as_ref()?.parse().ok() };
+            if let (Some(first), Some(second)) = (figure(0), figure(1)) {
+                let ratio = format!("{:.2}", second / first);
+                row.values.resize(column, None);
+                row.values.push(Some(ratio));
+            }
+        }
     }
 
     /// The table as text: a heading, then one line per row; a figure that is missing is a dash.
@@ -254,6 +283,27 @@ mod tests {
             "                     a  long name",
             "insmod       1 234 567          2  instructions",
             "table pages         12          -  pages",
+        ];
+        assert_eq!(table.lines(), expected);
+    }
+
+    #[test]
+    fn ratios_need_both_figures() {
+        let mut table = Table::default();
+        for line in [
+            "# BENCH first | exit | instructions | 2000",
+            "# BENCH first | fault | instructions | 10",
+            "# BENCH second | exit | instructions | 500",
+        ] {
+            if let Some(figure) = Figure::parse(line) {
+                table.add(&figure);
+            }
+        }
+        table.add_ratios();
+        let expected = [
+            "       first  second  ratio",
+            "exit    2000     500   0.25  instructions",
+            "fault     10       -      -  instructions",
         ];
         assert_eq!(table.lines(), expected);
     }

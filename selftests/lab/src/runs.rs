@@ -513,6 +513,22 @@ pub const BENCH_MAPS: Run = Run {
     ..BASE
 };
 
+/// The machine of the bench of guests, with the kernel's own KVM.
+pub const BENCH_GUESTS_STOCK: Run = Run {
+    name: "bench-guests-stock",
+    words: &["kvm-arm.mode=nvhe"],
+    ..BENCH_GUESTS
+};
+
+/// The machine of the bench of guests, with eltwo.
+pub const BENCH_GUESTS: Run = Run {
+    name: "bench-guests",
+    cpus: 1,
+    counting: true,
+    tests: &["bench_guests"],
+    ..BASE
+};
+
 /// The machine of `make shell`.
 pub const SHELL: Run = Run {
     name: "shell",
