@@ -32,13 +32,12 @@ use crate::{
 };
 
 /// Programs that eltwo need not pass although the kernel's own KVM does, with the reason.
-const EXCEPTIONS: [(&str, &str); 10] = [
+const EXCEPTIONS: [(&str, &str); 9] = [
     ("arch_timer", "needs the in-kernel timer and GIC"),
     (
         "arm64/arch_timer_edge_cases",
         "needs the in-kernel timer and GIC",
     ),
-    ("arm64/debug-exceptions", "needs breakpoints for guests"),
     ("arm64/vcpu_width_config", "needs 32-bit guests"),
     ("arm64/vgic_init", "needs the in-kernel GIC"),
     ("arm64/vgic_irq", "needs the in-kernel GIC"),

@@ -71,6 +71,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 const DYING: Duration = Duration::from_secs(20);
 /// Lines at the end of the output that are quoted if a program does not pass.
 const QUOTED: usize = 12;
+/// Characters of a line that is quoted, at most.
+const QUOTED_LENGTH: usize = 160;
 
 /// Arguments for programs whose defaults are made for real CPUs: less memory, fewer rounds, one of several modes, or (for the
 /// timer) more patience.
@@ -185,7 +187,10 @@ fn run(name: &str) -> Result<()> {
     if result.as_ref().is_err_and(|error| !error.is::<Skip>()) {
         let lines: Vec<&str> = output.lines().collect();
         for line in &lines[lines.len().saturating_sub(QUOTED)..] {
-            note(format!("| {line}"));
+            // Of a line that was written over again and again, the last state counts.
+            let last = line.rsplit('\r').next().unwrap_or(line);
+            let cut: String = last.chars().take(QUOTED_LENGTH).collect();
+            note(format!("| {cut}"));
         }
     }
     note(format!("took {:.1} s", took.as_secs_f32()));
