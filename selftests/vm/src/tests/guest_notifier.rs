@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{
     anyhow,
+    bail,
     ensure,
     Context,
     Result, //
@@ -69,6 +70,8 @@ use crate::{
             Ram,
             PAGE, //
         },
+        runner::Runner,
+        vcpu::Exit,
     },
 };
 
@@ -94,6 +97,7 @@ pub fn test() -> Test {
         .case("computes_while_ksm_merges", host::with(ksm))
         .case("computes_while_the_process_forks", host::with(forks))
         .case("dropped_memory_reads_as_zero", host::with(dropped))
+        .case("freed_pages_are_out_of_reach", host::with(out_of_reach))
         .case("computes_while_pages_move", host::with(compaction))
         .case("computes_beside_fp_heavy_work", host::with(fp))
         .case("computes_while_cpus_go_and_come", host::with(hotplug))
@@ -146,11 +150,22 @@ fn swap_header(bytes: u64) -> Vec<u8> {
 }
 
 fn swap(kvm: &Kvm) -> Result<()> {
-    const TURNS: u32 = 40;
+    /// How often all of the guest's memory is to go out, counted in pages.
+    const TIMES: u64 = 4;
+    /// Longest time for that.
+    const LONGEST: Duration = Duration::from_secs(60);
     let _swap = Swap::on()?;
-    let before = (vmstat("pswpout")?, vmstat("pswpin")?);
+    let once = (SIZE.vcpus * SIZE.words * 8 / PAGE) as u64;
+    let (out, back) = (vmstat("pswpout")?, vmstat("pswpin")?);
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
-        for _ in 0..TURNS {
+        let end = Instant::now() + LONGEST;
+        while vmstat("pswpout")? - out < TIMES * once {
+            ensure!(
+                Instant::now() < end,
+                "only {} pages went out within {} s",
+                vmstat("pswpout")? - out,
+                LONGEST.as_secs()
+            );
             for machine in &fleet.machines {
                 machine.ram.advise(MmapAdvise::MADV_PAGEOUT)?;
             }
@@ -158,13 +173,8 @@ fn swap(kvm: &Kvm) -> Result<()> {
         }
         Ok(())
     })?;
-    let out = vmstat("pswpout")? - before.0;
-    let back = vmstat("pswpin")? - before.1;
-    let once = (SIZE.vcpus * SIZE.words * 8 / PAGE) as u64;
-    ensure!(
-        out > once && back > once,
-        "only {out} pages went out and {back} came back"
-    );
+    let (out, back) = (vmstat("pswpout")? - out, vmstat("pswpin")? - back);
+    ensure!(back > once, "only {back} of {out} pages came back");
     note(format!(
         "{rounds} rounds, {out} pages swapped out, {back} in"
     ));
@@ -295,6 +305,60 @@ fn dropped(kvm: &Kvm) -> Result<()> {
         expect(&mut vcpu, 0, "all mapped anew")?;
     }
     Ok(())
+}
+
+/// Pages that the host frees and uses for something else stay as that leaves them, although the slot comes and goes at
+/// the same time and the guest writes to all of it without a break.
+fn out_of_reach(kvm: &Kvm) -> Result<()> {
+    const PAGES: u64 = 256;
+    const TURNS: u64 = 150;
+    const CANARY: u64 = 0xca11_ab1e_0000_0000;
+    let machine = Machine::new(kvm)?;
+    let extra = Arc::new(Ram::new(PAGES as usize * PAGE)?);
+    machine.add(1, EXTRA, &extra, 0)?;
+    let mut vcpu = machine.vcpu(0)?;
+    vcpu.start(Program::WriteOn, &[EXTRA, extra.len() as u64, PAGE as u64])?;
+    let channel = vcpu.channel();
+    let runner = Runner::start(vcpu, |vcpu| loop {
+        match vcpu.run() {
+            Exit::Done(_) => return Ok(()),
+            // The slot is away.
+            Exit::Read(..) | Exit::Write(..) => {}
+            exit => bail!("{exit:x?}"),
+        }
+    })?;
+    let memory = Arc::clone(&extra);
+    let host = thread::spawn(move || {
+        for turn in 0..TURNS {
+            memory.replace(0, memory.len())?;
+            // Most likely the pages that were just freed.
+            let other = Ram::new(memory.len())?;
+            let words = || (0..PAGES).map(|page| page * PAGE as u64);
+            words().for_each(|at| other.set(at, CANARY + turn));
+            thread::sleep(Duration::from_millis(1));
+            for at in words() {
+                let got = other.get(at);
+                ensure!(
+                    got == CANARY + turn,
+                    "the guest wrote {got:#x} to a freed page"
+                );
+            }
+        }
+        Ok(())
+    });
+    let mut toggles = 0;
+    while !host.is_finished() && !runner.is_finished() {
+        machine.remove(1)?;
+        machine.add(1, EXTRA, &extra, 0)?;
+        toggles += 1;
+    }
+    channel.stop();
+    let result = host.join().map_err(|_| anyhow!("a thread panicked"))?;
+    runner.join()?;
+    note(format!(
+        "{TURNS} times freed, {toggles} times without the slot"
+    ));
+    result
 }
 
 /// The kernel moves pages to make room for large ones.

@@ -32,7 +32,7 @@ guest_boot:
 	ubfx	x2, x2, #0, #3
 	bfi	x1, x2, #32, #3
 	msr	tcr_el1, x1
-	mov	x1, #(3 << 20)		// CPACR_EL1.FPEN: no trap
+	movz	x1, #0x333, lsl #16	// CPACR_EL1.FPEN, ZEN, SMEN: no trap of ours, so that what is trapped is EL2's
 	msr	cpacr_el1, x1
 	isb
 	tlbi	vmalle1
