@@ -332,7 +332,7 @@ impl Locked<'_> {
     /// was there before, or comes later, has changed the sequence itself.
     pub(super) fn end_invalidation(&mut self, start: u64, end: u64) {
         self.mmu.invalidations = self.mmu.invalidations.saturating_sub(1);
-        if self.mmu.slots.in_user_range(start, end).next().is_some() {
+        if self.mmu.slots.in_user_range(0, start, end).is_some() {
             self.mmu.sequence += 1;
         }
     }
