@@ -91,17 +91,7 @@ eltwo_run_vcpu:
 	mrs	x5, isr_el1
 	cbnz	x5, eltwo_run_interrupted
 
-	ldp	x6, x7, [x1, #({VCPU_REGS} + 256)]
-	ldr	x8, [x1, #{VCPU_FLAGS}]
-	// PSTATE.M may be EL0t, EL1t or EL1h. Anything else would make the ERET an illegal return, or one to EL2.
-	and	x9, x7, #0x1f
-	mov	x10, #((1 << 0) | (1 << 4) | (1 << 5))
-	// AArch32 User, where it exists.
-	ubfx	x11, x8, #{FLAG_AARCH32_EL0}, #1
-	orr	x10, x10, x11, lsl #16
-	lsr	x10, x10, x9
-	tbz	x10, #0, eltwo_run_illegal
-
+	// Before the first access to the vCPU's page: should that be an exception of ours, the host is resumed by this frame.
 	stp	x18, x19, [sp, #({HOST} + 144)]
 	stp	x20, x21, [sp, #({HOST} + 160)]
 	stp	x22, x23, [sp, #({HOST} + 176)]
@@ -113,6 +103,17 @@ eltwo_run_vcpu:
 	mrs	x2, elr_el2
 	mrs	x3, spsr_el2
 	stp	x2, x3, [sp, #({HOST} + 256)]
+	ldp	x6, x7, [x1, #({VCPU_REGS} + 256)]
+	ldr	x8, [x1, #{VCPU_FLAGS}]
+	// PSTATE.M may be EL0t, EL1t or EL1h. Anything else would make the ERET an illegal return, or one to EL2.
+	and	x9, x7, #0x1f
+	mov	x10, #((1 << 0) | (1 << 4) | (1 << 5))
+	// AArch32 User, where it exists.
+	ubfx	x11, x8, #{FLAG_AARCH32_EL0}, #1
+	orr	x10, x10, x11, lsl #16
+	lsr	x10, x10, x9
+	tbz	x10, #0, eltwo_run_illegal
+
 	mrs	x4, sctlr_el1
 	mrs	x5, tcr_el1
 	stp	x4, x5, [x16, #{SLOT_SYS}]
@@ -211,6 +212,8 @@ eltwo_enter_allow_walks:
 // instruction cache may be tagged by VMID and ASID in the same way. Local, as only this CPU's copies matter.
 // Or stage 2 allows this vCPU something that a cached entry still forbids: hence both stages.
 eltwo_enter_flush:
+	bic	x2, x8, #(1 << {FLAG_FLUSH})
+	str	x2, [x1, #{VCPU_FLAGS}]
 	tlbi	vmalls12e1
 	ic	iallu
 	// Completes both; the ERET is the context synchronization event that they need.
@@ -567,6 +570,8 @@ eltwo_exit_abort:
 	dmb	sy
 	mrs	x4, par_el1
 	dmb	sy
+	// An external abort of this walk is ours, not the guest's (Arm ARM, AArch64.AT): the vector knows the address.
+eltwo_translation:
 	at	s1e1r, x3
 	// Makes the result of the AT visible to the read.
 	isb
@@ -586,6 +591,11 @@ eltwo_exit_abort:
 	b	eltwo_exit_recorded
 7:	mov	x17, #{EXIT_AGAIN}
 	b	eltwo_exit_recorded
+
+// The memory of the guest's tables is broken: the guest meets it again by itself.
+eltwo_translation_failed:
+	msr	par_el1, x4
+	b	7b
 
 // Without FEAT_RAS: an SError that an access of the guest's caused may still be on its way. The DSB waits for it, the ISB
 // keeps ISR_EL1 from being read early. What is pending is taken here, while it is clear whose it is.
@@ -734,7 +744,25 @@ eltwo_guest_vectors:
 	eltwo_switch_fault 0x080
 	eltwo_switch_fault 0x100
 	eltwo_switch_fault 0x180
-	eltwo_switch_fault 0x200
+
+	.balign	128			// Synchronous, EL2h: an external abort of the one AT is no fault of ours
+	stp	x0, x1, [sp, #({REPORT} + 0)]
+	mrs	x0, elr_el2
+	adr	x1, eltwo_translation
+	cmp	x0, x1
+	b.ne	1f
+	// Same class as any data abort without a change of level, and DFSC is an external one (0x10, 0x13-0x17).
+	mrs	x0, esr_el2
+	ubfx	x1, x0, #{ESR_EC_SHIFT}, #6
+	cmp	x1, #0x25
+	b.ne	1f
+	tbz	x0, #4, 1f
+	tbnz	x0, #5, 1f
+	ldp	x0, x1, [sp, #({REPORT} + 0)]
+	b	eltwo_translation_failed
+1:	mov	x0, #0x200
+	b	eltwo_fault
+
 	eltwo_switch_fault 0x280
 	eltwo_switch_fault 0x300
 

@@ -59,3 +59,7 @@ static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 //! function ktime_get_snapshot_id
 //! type system_time_snapshot
 //! type clocksource_ids
+
+/* Whether a guest that waits by WFE keeps others from running. */
+#include <linux/sched/stat.h>
+//! function single_task_running

@@ -104,6 +104,27 @@ pub(crate) fn fault_by_branch(va: u64) {
     unsafe { asm!("blr {}", in(reg) va, out("x30") _, options(nostack)) };
 }
 
+/// Runs `sequence`, which puts a guest's VTTBR_EL2 in place and takes it out again, with that guest's VTCR_EL2: VS tells how
+/// many bits of the VMID count, TG0 and DS how an address is to be read.
+pub(crate) fn with_vtcr(vtcr: u64, sequence: impl FnOnce()) {
+    let host: u64;
+    // SAFETY: Stage 2 is off for the host, whose VMID is 0 whatever its width. The sequence begins with barriers that make
+    // the write hold before its first TLBI.
+    unsafe {
+        asm!(
+            "mrs {host}, vtcr_el2",
+            "msr vtcr_el2, {guest}",
+            host = out(reg) host,
+            guest = in(reg) vtcr,
+            options(nostack, preserves_flags)
+        )
+    };
+    sequence();
+    // SAFETY: The value is the host's own. The sequence has ended with an ISB, so its TLBIs are behind it; the exception return
+    // is the context synchronization event for this write.
+    unsafe { asm!("msr vtcr_el2, {}", in(reg) host, options(nostack, preserves_flags)) };
+}
+
 /// Runs `sequence` with no stage-1 walk of EL1&0 possible.
 pub(crate) fn without_el1_walks(sequence: impl FnOnce()) {
     /// TCR_EL1.EPD0 and EPD1.

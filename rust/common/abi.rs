@@ -73,7 +73,7 @@ pub enum Call {
     /// Invalidates what is cached of a guest's stage 2, and of its stage 1 with it, on all CPUs: x1 = VTTBR_EL2, x2 = IPA,
     /// x3 = bytes, x4 = [`super::guest::stale_to_x4`].
     TlbIpa = CALL_BASE + 15,
-    /// Invalidates all that is cached under the VMID of x1 = VTTBR_EL2, on all CPUs.
+    /// Invalidates all that is cached under the VMID of x1 = VTTBR_EL2 (x2 = VTCR_EL2 says how wide it is), on all CPUs.
     TlbVmid = CALL_BASE + 16,
     /// Invalidates all that is cached of any guest, on all CPUs, and their instruction caches: VMIDs are handed out anew.
     TlbAllVmids = CALL_BASE + 17,

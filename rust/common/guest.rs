@@ -110,7 +110,8 @@ pub mod flags {
     /// Load and save FP/SIMD. The host's are saved, and `cptr` does not trap FP/SIMD.
     pub const FP: u32 = 0;
     /// Before the guest runs, drop what this CPU's TLBs and instruction cache hold for the VMID: another vCPU of the VM
-    /// ran here last, and vCPUs may use an ASID for different things; or stage 2 allows more than it did.
+    /// ran here last, and vCPUs may use an ASID for different things; or stage 2 allows more than it did. EL2 clears it when
+    /// that is done: it is not if the guest is not entered, as an interrupt is pending.
     pub const FLUSH: u32 = 1;
     /// The CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
     pub const SPECULATIVE_AT: u32 = 2;
@@ -165,7 +166,8 @@ pub mod extra {
     pub const COUNT: usize = 15;
 }
 
-/// What EL2 programs for this vCPU. Filled by the host, never changed by EL2 but for HCR_EL2.VSE, which hardware clears.
+/// What EL2 programs for this vCPU. Filled by the host, never changed by EL2 but for HCR_EL2.VSE, which hardware clears, and
+/// [`flags::FLUSH`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GuestConfig {
@@ -285,8 +287,9 @@ impl VcpuContext {
     }
 }
 
-/// What [`super::abi::Call::TlbIpa`] invalidates, as its x4.
-pub fn stale_to_x4(stale: Stale) -> u64 {
+/// x4 of [`super::abi::Call::TlbIpa`]: what it invalidates, below the VTCR_EL2 of the guest (all fields of which are in the
+/// lower 48 bits).
+pub fn stale_to_x4(stale: Stale, vtcr: u64) -> u64 {
     let (kind, level) = match stale {
         Stale::Leaves(level) => (0, level),
         Stale::Table(level) => (1, level),
@@ -299,11 +302,11 @@ pub fn stale_to_x4(stale: Stale) -> u64 {
         Level::L2 => 3,
         Level::L3 => 4,
     };
-    (kind << 8) | level
+    (vtcr << 16) | (kind << 8) | level
 }
 
 /// Undoes [`stale_to_x4`].
-pub fn stale_from_x4(x4: u64) -> Option<Stale> {
+pub fn stale_from_x4(x4: u64) -> Option<(Stale, u64)> {
     let level = match x4 & 0xff {
         0 => Level::Minus1,
         1 => Level::L0,
@@ -312,10 +315,11 @@ pub fn stale_from_x4(x4: u64) -> Option<Stale> {
         4 => Level::L3,
         _ => return None,
     };
-    match x4 >> 8 {
-        0 => Some(Stale::Leaves(level)),
-        1 => Some(Stale::Table(level)),
-        2 => Some(Stale::Subtree(level)),
-        _ => None,
-    }
+    let stale = match (x4 >> 8) & 0xff {
+        0 => Stale::Leaves(level),
+        1 => Stale::Table(level),
+        2 => Stale::Subtree(level),
+        _ => return None,
+    };
+    Some((stale, x4 >> 16))
 }

@@ -126,8 +126,11 @@ impl Drop for PreemptOff {
             )
         };
         if word.load(Ordering::Relaxed) == 0 {
+            #[cfg(CONFIG_PREEMPTION)]
             // SAFETY: It checks by itself whether preemption is possible here.
-            unsafe { bindings::preempt_schedule() };
+            unsafe {
+                bindings::preempt_schedule()
+            };
         }
     }
 }
@@ -136,6 +139,12 @@ impl Drop for PreemptOff {
 pub(crate) fn yield_cpu() {
     // SAFETY: Process context, with nothing held that must not sleep.
     unsafe { bindings::yield_() };
+}
+
+/// Whether no other task waits for this CPU. It is a hint: the next moment it may be otherwise.
+pub(crate) fn is_alone() -> bool {
+    // SAFETY: It looks at a counter of whatever CPU this runs on.
+    unsafe { bindings::single_task_running() }
 }
 
 /// Signals, rescheduling, task work: what has to be done before a guest runs.

@@ -96,7 +96,7 @@ fn dispatch(
         // SAFETY: The context is this CPU's own, and no reference into it is alive.
         Call::AdmitVcpu => unsafe { guest::admit(memory, context, x1) },
         Call::TlbIpa => guest::tlb_ipa(memory, x1, x2, x3, x4),
-        Call::TlbVmid => guest::tlb_vmid(memory, x1),
+        Call::TlbVmid => guest::tlb_vmid(memory, x1, x2),
         Call::TlbAllVmids => guest::tlb_all_vmids(memory),
         // Answered in assembly.
         Call::Reset => Err(Status::NotSupported),

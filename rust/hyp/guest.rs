@@ -230,7 +230,8 @@ fn tlb(memory: &Memory, guest_vttbr: u64) -> GuestTlb<Cpu> {
 }
 
 /// Runs `sequence`, which changes VTTBR_EL2 for a while, so that no walk of the host's happens under a guest's VMID.
-fn without_walks(memory: &Memory, sequence: impl FnOnce()) {
+fn under_guest(memory: &Memory, vtcr: u64, sequence: impl FnOnce()) {
+    let sequence = || el2::with_vtcr(vtcr, sequence);
     if memory.facts().speculative_at {
         el2::without_el1_walks(sequence);
     } else {
@@ -246,17 +247,17 @@ pub(super) fn tlb_ipa(
     bytes: u64,
     x4: u64,
 ) -> Result<Results, Status> {
-    let stale = stale_from_x4(x4).ok_or(Status::Invalid)?;
+    let (stale, vtcr) = stale_from_x4(x4).ok_or(Status::Invalid)?;
     let range = Ipa::new(ipa)
         .and_then(|first| AddrRange::new(first, bytes))
         .ok_or(Status::Invalid)?;
-    without_walks(memory, || tlb(memory, vttbr).invalidate(range, stale));
+    under_guest(memory, vtcr, || tlb(memory, vttbr).invalidate(range, stale));
     Ok([0; 4])
 }
 
 /// See [`Call::TlbVmid`].
-pub(super) fn tlb_vmid(memory: &Memory, vttbr: u64) -> Result<Results, Status> {
-    without_walks(memory, || tlb(memory, vttbr).invalidate_vm());
+pub(super) fn tlb_vmid(memory: &Memory, vttbr: u64, vtcr: u64) -> Result<Results, Status> {
+    under_guest(memory, vtcr, || tlb(memory, vttbr).invalidate_vm());
     Ok([0; 4])
 }
 

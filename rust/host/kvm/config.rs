@@ -289,6 +289,25 @@ fn extras() -> (u64, [u64; extra::COUNT]) {
     (bits, values)
 }
 
+/// CNTHCTL_EL2 for a guest whose physical counter is that much behind. A read traps if the hardware has no such offset to add.
+#[inline]
+pub(super) fn cnthctl(physical_offset: u64) -> u64 {
+    if physical_offset == 0 {
+        CNTHCTL_EL1PCTEN
+    } else {
+        0
+    }
+}
+
+/// Whether WFE traps: only where another task could use the time. WFI always does.
+pub(super) fn trap_wfe(context: &mut VcpuContext, traps: bool) {
+    if traps {
+        context.config.hcr |= hcr::TWE;
+    } else {
+        context.config.hcr &= !hcr::TWE;
+    }
+}
+
 /// Whether FP and SIMD trap.
 pub(super) fn has_fp_trap(context: &VcpuContext) -> bool {
     context.config.cptr & cptr::TFP != 0

@@ -24,7 +24,13 @@ use super::{
 };
 use crate::{
     bindings,
-    common::guest::ExitReason,
+    common::{
+        exception,
+        guest::{
+            ExitReason,
+            GuestExit, //
+        },
+    },
     host::timing, //
 };
 
@@ -136,7 +142,15 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
 }
 
 fn abort(active: &mut Active<'_>) -> Result<Next> {
-    if events::is_external_abort(active.context().exit.esr) {
+    /// FSC: an exclusive or atomic access that the memory type of stage 2 does not support.
+    const UNSUPPORTED_ATOMIC: u64 = 0x35;
+    let GuestExit { esr, far, .. } = active.context().exit;
+    if esr & 0x3f == UNSUPPORTED_ATOMIC {
+        // The guest's own business: it chose the instruction.
+        exception::abort(active.context_mut(), false, far, UNSUPPORTED_ATOMIC);
+        return Ok(Next::Resume);
+    }
+    if events::is_external_abort(esr) {
         return events::external_abort(active);
     }
     match active.vm.handle_abort(active)? {
@@ -152,16 +166,14 @@ pub(super) fn wait_for_interrupt(active: &mut Active<'_>) {
     vcpu.take_request(Request::Unblock);
 }
 
-/// Sleeps while the vCPU is switched off. False if a signal came first: then the request stands.
-pub(super) fn sleep_while_off(active: &Active<'_>) -> bool {
+/// Sleeps while the vCPU is switched off. If a signal or another request comes first, the request to sleep stands.
+pub(super) fn sleep_while_off(active: &Active<'_>) {
     let vcpu = active.vcpu;
     let off = || vcpu.power.lock().state == PowerState::Off;
-    vcpu.sleep_until(|| !off());
+    vcpu.sleep_until(|| !off() || vcpu.has_requests());
     if off() {
         vcpu.request(Request::Sleep);
-        return false;
     }
-    true
 }
 
 /// Whether the condition of a trapped AArch32 instruction holds (it need not: Arm ARM G1.21.2). AArch64 has no conditions.

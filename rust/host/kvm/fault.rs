@@ -38,6 +38,7 @@ use crate::{
             Address,
             PhysAddr, //
         },
+        exception,
         guest::{
             GuestExit,
             HPFAR_INVALID, //
@@ -55,6 +56,9 @@ use crate::{
 /// ESR_EL2.EC of an instruction abort from a lower exception level; of a data abort it is 0x24.
 const EC_IABT_LOW: u64 = 0x20;
 
+/// ESR_ELx.ISS.DFSC: unsupported exclusive or atomic access.
+const FSC_EXCLUSIVE: u64 = 0x35;
+
 /// What kind of fault it is, by ESR_EL2.ISS.xFSC.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -64,6 +68,8 @@ enum Kind {
     AccessFlag,
     /// It is mapped, but not for this.
     Permission,
+    /// It is mapped, but not as memory that can be accessed exclusively or atomically like this.
+    Exclusive,
 }
 
 /// A stage-2 fault, from what EL2 has recorded.
@@ -92,6 +98,7 @@ impl Fault {
             0x04..=0x07 | 0x2b => Kind::Translation,
             0x08..=0x0b => Kind::AccessFlag,
             0x0c..=0x0f => Kind::Permission,
+            FSC_EXCLUSIVE => Kind::Exclusive,
             code => {
                 pr_warn_once!("a guest's abort has the unexpected status {code:#x}\n");
                 return Err(EFAULT);
@@ -143,6 +150,12 @@ impl Vm {
         else {
             return Ok(Abort::Mmio { ipa: fault.ipa });
         };
+        if fault.kind == Kind::Exclusive {
+            // What the guest is told is what it would be told without stage 2.
+            let far = active.context().exit.far;
+            exception::abort(active.context_mut(), false, far, FSC_EXCLUSIVE);
+            return Ok(Abort::Mapped);
+        }
         if fault.kind == Kind::AccessFlag {
             self.stage2().lock().mark_young(gfn);
             return Ok(Abort::Mapped);

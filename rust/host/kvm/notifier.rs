@@ -124,13 +124,11 @@ fn for_each_part(stage2: &Stage2, start: c_ulong, end: c_ulong, mut function: im
         let next = stage2
             .lock()
             .slots()
-            .in_user_range(start as u64, end as u64)
-            .map(|(_, gfns)| gfns)
-            .find(|gfns| gfns.first() >= from);
-        let Some(gfns) = next else {
+            .in_user_range(from, start as u64, end as u64);
+        let Some((gfns, slot_end)) = next else {
             return;
         };
-        from = gfns.end();
+        from = slot_end;
         function(gfns);
     }
 }

@@ -77,6 +77,14 @@ impl LastRan {
             changes
         })
     }
+
+    /// What `changes` has told about `cpu` was not acted upon: the next vCPU there counts as another one.
+    #[cold]
+    fn forget(&self, cpu: u32) {
+        if let Some(last) = self.0.get(cpu as usize) {
+            last.store(u32::MAX, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The signal mask of KVM_RUN is in place for as long as this lives.
@@ -139,6 +147,7 @@ pub(super) fn run(active: &mut Active<'_>) -> Result {
     run.set_flags(0);
     // Guests that do not use FP/SIMD need not pay for it: the first use in each KVM_RUN traps.
     config::take_fp(active.context_mut());
+    config::trap_wfe(active.context_mut(), !timing::is_alone());
     pvtime::update(active);
     regs::begin_run(active);
     let outcome = run_to_exit(active);
@@ -154,18 +163,20 @@ fn run_to_exit(active: &mut Active<'_>) -> Result {
             Ok(Entry::Exited(reason)) => exit::handle(active, reason)?,
             Ok(Entry::WorkFirst) => {
                 handle_task_work(active)?;
+                config::trap_wfe(active.context_mut(), !timing::is_alone());
                 pvtime::update(active);
                 handle_requests(active)?
             }
-            Ok(Entry::NoEl2(cpu)) => {
-                no_el2(active, cpu)?;
+            Ok(Entry::NoEl2(cpu)) if !active.vm.service().has_failed() => {
+                no_el2(active, cpu);
                 Next::ToUser
             }
-            Err(error) => {
+            // There was an exception at EL2, here or elsewhere.
+            Ok(Entry::NoEl2(_)) | Err(_) => {
                 active.vm.service().settle();
                 // What the guest was doing is lost; its other vCPUs, asleep perhaps, must not wait for it.
                 active.vm.kill();
-                return Err(error);
+                return Err(EIO);
             }
         };
         if next == Next::ToUser {
@@ -265,6 +276,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
     config.hcr = (config.hcr & !config::hcr::LINES) | vcpu.irq_lines.load(Ordering::Relaxed);
     config.cntvoff = vm.arch().virtual_offset();
+    config.cnthctl = config::cnthctl(vm.arch().physical_offset());
     let fp = config.flags & (1 << flags::FP) != 0;
     if fp {
         timing::save_user_fp(masked.proof());
@@ -278,6 +290,11 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         unsafe { host.restore() };
     }
     vcpu.leave_mode();
+    if flush && active.context().config.flags & (1 << flags::FLUSH) != 0 {
+        // EL2 came back at once: the flush is still owed, here for the one reason and anywhere for the other.
+        vm.last_ran().forget(cpu.number());
+        active.state_mut().relaxed = true;
+    }
     if fp {
         timing::release_fp(masked.proof());
     }
@@ -301,15 +318,8 @@ fn take_interrupt(mut masked: IrqsMasked) {
     drop(masked);
 }
 
-/// EL2 of this CPU is not ours: the system goes down, somebody has reset the CPU, or the service has been closed after a fault.
-///
-/// # Errors
-///
-/// `EIO` in the last case: no guest runs any more.
-fn no_el2(active: &Active<'_>, cpu: u32) -> Result {
-    if active.vm.service().has_failed() {
-        return Err(EIO);
-    }
+/// EL2 of this CPU is not ours: the system goes down, or somebody has reset the CPU.
+fn no_el2(active: &Active<'_>, cpu: u32) {
     let run = active.run();
     let entry = run.exit_data::<bindings::kvm_run__bindgen_ty_1__bindgen_ty_2>();
     // SAFETY: The union has room for it, in a page that is alive.
@@ -319,5 +329,4 @@ fn no_el2(active: &Active<'_>, cpu: u32) -> Result {
         (&raw mut (*entry).cpu).write_volatile(cpu);
     }
     run.set_exit(bindings::KVM_EXIT_FAIL_ENTRY);
-    Ok(())
 }

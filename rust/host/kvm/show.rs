@@ -28,7 +28,7 @@ pub(crate) fn vms(system: &System, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     system.for_each_vm(|vm| {
         let stage2 = vm.stage2();
         let [flushes, faults] = stage2.counters().values();
-        let slots = stage2.lock().slots().iter().count();
+        let slots = stage2.lock().slots().count();
         let vmid = stage2.vmid().unwrap_or(0);
         let result = writeln!(
             f,

@@ -68,15 +68,19 @@ impl SlotMap {
         slot.gfns().contains(gfn).then_some(slot)
     }
 
-    /// The slots that have memory between the user addresses `start` and `end`, and which of their pages that is.
-    pub(super) fn in_user_range(
-        &self,
-        start: u64,
-        end: u64,
-    ) -> impl Iterator<Item = (&Arc<Slot>, GfnRange)> {
-        self.sorted
-            .iter()
-            .filter_map(move |slot| Some((slot, slot.place.gfns_of(start, end)?)))
+    /// The slots that begin at page `from` or above.
+    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = &Arc<Slot>> {
+        let first = self
+            .sorted
+            .partition_point(|slot| slot.gfns().first() < from);
+        self.sorted.iter().skip(first)
+    }
+
+    /// The first pages that are memory between the user addresses `start` and `end`, of slots that begin at page `from` or
+    /// above, and the page that the slot ends before.
+    pub(super) fn in_user_range(&self, from: u64, start: u64, end: u64) -> Option<(GfnRange, u64)> {
+        self.from(from)
+            .find_map(|slot| Some((slot.place.gfns_of(start, end)?, slot.gfns().end())))
     }
 
     /// Whether a slot other than number `id` has a page of `gfns`.
@@ -138,9 +142,9 @@ impl SlotMap {
             .ok()
     }
 
-    /// All of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.sorted.iter()
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.sorted.len()
     }
 }
 

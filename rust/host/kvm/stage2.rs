@@ -214,7 +214,8 @@ impl PinnedDrop for Stage2 {
         // No vCPU is left, so no CPU has the VTTBR; what TLBs have cached goes before the tables do.
         if let Some(vmid) = self.system.vmid(&self.id) {
             let vttbr = self.vttbr | u64::from(vmid) << 48;
-            self.system.invalidate(Call::TlbVmid, [vttbr, 0, 0, 0]);
+            self.system
+                .invalidate(Call::TlbVmid, [vttbr, self.vtcr, 0, 0]);
             self.system.release_vmid(&self.id);
         }
         // Not under the lock: it may take long, and there is nobody left to keep away.
@@ -267,7 +268,7 @@ impl Maintenance<Ipa> for GuestTlbs<'_> {
                     vttbr,
                     range.first().raw(),
                     range.size_bytes(),
-                    stale_to_x4(stale),
+                    stale_to_x4(stale, stage2.vtcr),
                 ],
             );
         }
@@ -331,7 +332,7 @@ impl Locked<'_> {
     /// was there before, or comes later, has changed the sequence itself.
     pub(super) fn end_invalidation(&mut self, start: u64, end: u64) {
         self.mmu.invalidations = self.mmu.invalidations.saturating_sub(1);
-        if self.mmu.slots.in_user_range(start, end).next().is_some() {
+        if self.mmu.slots.in_user_range(0, start, end).is_some() {
             self.mmu.sequence += 1;
         }
     }

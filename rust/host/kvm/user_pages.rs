@@ -139,7 +139,9 @@ pub(super) fn find(user: u64, write: bool, want_writable: bool) -> Result<Found>
             return Found::new(page, true);
         }
     }
-    let flags = bindings::FOLL_HWPOISON | if write { bindings::FOLL_WRITE } else { 0 };
+    let flags = bindings::FOLL_HWPOISON
+        | bindings::FOLL_HONOR_NUMA_FAULT
+        | if write { bindings::FOLL_WRITE } else { 0 };
     // SAFETY: There is room for one page; process context with nothing held that a page fault could need.
     let count = unsafe { bindings::get_user_pages_unlocked(user as usize, 1, &mut page, flags) };
     match NonNull::new(page).filter(|_| count == 1) {

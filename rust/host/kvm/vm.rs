@@ -303,8 +303,7 @@ impl Vm {
         let mut from = 0;
         loop {
             let stage2 = self.stage2.lock();
-            let next = stage2.slots().iter().map(|slot| slot.gfns());
-            let next = { next }.find(|gfns| gfns.first() >= from);
+            let next = stage2.slots().from(from).next().map(|slot| slot.gfns());
             drop(stage2);
             let Some(gfns) = next else {
                 return;
