@@ -137,7 +137,7 @@ pub fn synchronous(context: &mut VcpuContext, esr: u64) {
 
 /// The instruction at the PC is UNDEFINED.
 pub fn undefined(context: &mut VcpuContext) {
-    synchronous(context, EC_UNKNOWN << EC_SHIFT | IL);
+    synchronous(context, (EC_UNKNOWN << EC_SHIFT) | IL);
 }
 
 /// An abort of the instruction at the PC, of its fetch or of its access, with fault status `fsc`.
@@ -149,13 +149,13 @@ pub fn abort(context: &mut VcpuContext, fetch: bool, far: u64, fsc: u64) {
     };
     let class = if fetch { class } else { class | EC_DATA };
     context.set_sys_reg(SysReg::FarEl1, far);
-    synchronous(context, class << EC_SHIFT | IL | fsc & 0x3f);
+    synchronous(context, (class << EC_SHIFT) | IL | fsc & 0x3f);
 }
 
 /// An SError with this ISS that the guest does not mask.
 pub fn serror(context: &mut VcpuContext, iss: u64) {
     take(context, Vector::SError);
-    context.set_sys_reg(SysReg::EsrEl1, EC_SERROR << EC_SHIFT | IL | iss & ISS);
+    context.set_sys_reg(SysReg::EsrEl1, (EC_SERROR << EC_SHIFT) | IL | iss & ISS);
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ pub const fn clidr(ctr: u64) -> u64 {
     const INSTRUCTION: u64 = 1;
     const DATA: u64 = 2;
     const UNIFIED: u64 = 4;
-    const LOUIS_LOUU_1: u64 = 1 << 21 | 1 << 27;
+    const LOUIS_LOUU_1: u64 = (1 << 21) | (1 << 27);
     let instruction = if ctr & DIC == 0 { INSTRUCTION } else { 0 };
     let (caches, coherency) = match (ctr & IDC != 0, instruction != 0) {
         // The data side needs no maintenance for the instruction side: one unified cache, behind that of instructions.
@@ -293,7 +293,7 @@ pub const fn clidr(ctr: u64) -> u64 {
         // It does: a data cache before the point of unification.
         (false, _) => (DATA | LOUIS_LOUU_1, 1),
     };
-    caches | instruction | coherency << 24
+    caches | instruction | (coherency << 24)
 }
 
 /// The bits of CLIDR_EL1 that user space may set.

@@ -104,11 +104,11 @@ mod tests {
     const fn esr(sas: u64, sse: bool, srt: u64, sf: bool, write: bool) -> u64 {
         (0x24 << 26)
             | ISV
-            | sas << 22
-            | (sse as u64) << 21
-            | srt << 16
-            | (sf as u64) << 15
-            | (write as u64) << 6
+            | (sas << 22)
+            | ((sse as u64) << 21)
+            | (srt << 16)
+            | ((sf as u64) << 15)
+            | ((write as u64) << 6)
             | 6
     }
 

@@ -14,7 +14,13 @@ pub struct Encoding(u16);
 impl Encoding {
     /// From the five numbers, each cut to its width.
     pub const fn new(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> Self {
-        Self((op0 & 3) << 14 | (op1 & 7) << 11 | (crn & 0xf) << 7 | (crm & 0xf) << 3 | op2 & 7)
+        Self(
+            ((op0 & 3) << 14)
+                | ((op1 & 7) << 11)
+                | ((crn & 0xf) << 7)
+                | ((crm & 0xf) << 3)
+                | op2 & 7,
+        )
     }
 
     /// From ESR_ELx.ISS of a trapped MSR, MRS or system instruction.
@@ -65,16 +71,16 @@ impl Encoding {
 
     /// As `sys_reg()` of Linux packs it, the key of its tables of CPU features.
     pub const fn linux_key(self) -> u32 {
-        (self.op0() as u32) << 19
-            | (self.op1() as u32) << 16
-            | (self.crn() as u32) << 12
-            | (self.crm() as u32) << 8
-            | (self.op2() as u32) << 5
+        ((self.op0() as u32) << 19)
+            | ((self.op1() as u32) << 16)
+            | ((self.crn() as u32) << 12)
+            | ((self.crm() as u32) << 8)
+            | ((self.op2() as u32) << 5)
     }
 
     /// Its register ID in the uAPI, of 64 bits.
     pub const fn id(self) -> u64 {
-        ARCH_ARM64 | SIZE_U64 | coproc::SYSTEM << COPROC_SHIFT | self.0 as u64
+        ARCH_ARM64 | SIZE_U64 | (coproc::SYSTEM << COPROC_SHIFT) | self.0 as u64
     }
 
     /// Its place among the feature ID registers (`KVM_ARM_FEATURE_ID_RANGE_IDX`), if it is in their range: op0 = 3, op1 = 0,
@@ -85,7 +91,7 @@ impl Encoding {
             return None;
         }
         let block = if op1 == 3 { 2 } else { op1 as u64 };
-        Some(block << 6 | (self.crm() as u64) << 3 | self.op2() as u64)
+        Some((block << 6) | ((self.crm() as u64) << 3) | self.op2() as u64)
     }
 }
 
@@ -151,8 +157,8 @@ pub const fn size_bytes(id: u64) -> usize {
 
 /// Whether `id` is one of the SVE registers: Z, P and FFR of any slice, and the pseudo-register of vector lengths.
 fn sve_exists(id: u64) -> bool {
-    const SVE: u64 = ARCH_ARM64 | coproc::SVE << COPROC_SHIFT;
-    const LENGTHS: u64 = SVE | 6 << SIZE_SHIFT | 0xffff;
+    const SVE: u64 = ARCH_ARM64 | (coproc::SVE << COPROC_SHIFT);
+    const LENGTHS: u64 = SVE | (6 << SIZE_SHIFT) | 0xffff;
     const Z_FIRST: u64 = SVE | SIZE_U2048;
     const P_FIRST: u64 = SVE | SIZE_U256 | 0x400;
     id == LENGTHS
@@ -240,7 +246,7 @@ fn core_at(word: u64) -> Option<(CoreReg, u64)> {
 ///
 /// See [`NoCoreReg`].
 pub fn core_register(id: u64) -> Result<CoreReg, NoCoreReg> {
-    let word = id & !(ARCH_MASK | SIZE_MASK | coproc::CORE << COPROC_SHIFT);
+    let word = id & !(ARCH_MASK | SIZE_MASK | (coproc::CORE << COPROC_SHIFT));
     let words = (size_bytes(id) / 4) as u64;
     if word >= KVM_REGS_WORDS || word.saturating_add(words) >= KVM_REGS_WORDS {
         return Err(NoCoreReg::Beyond);
@@ -255,7 +261,7 @@ pub fn core_register(id: u64) -> Result<CoreReg, NoCoreReg> {
 pub fn core_ids() -> impl Iterator<Item = u64> {
     (0..KVM_REGS_WORDS).filter_map(|word| {
         let (_, size) = core_at(word)?;
-        Some(ARCH_ARM64 | size | coproc::CORE << COPROC_SHIFT | word)
+        Some(ARCH_ARM64 | size | (coproc::CORE << COPROC_SHIFT) | word)
     })
 }
 
@@ -275,7 +281,7 @@ pub fn demux_level(id: u64) -> Option<usize> {
 
 /// The ID of the geometry that CSSELR_EL1 = `level` selects.
 pub const fn demux_id(level: u64) -> u64 {
-    ARCH_ARM64 | SIZE_U32 | coproc::DEMUX << COPROC_SHIFT | level
+    ARCH_ARM64 | SIZE_U32 | (coproc::DEMUX << COPROC_SHIFT) | level
 }
 
 /// CNTV_CVAL_EL0 and CNTVCT_EL0: the uAPI has the numbers of these two the wrong way round, for ever.
@@ -305,12 +311,12 @@ pub const fn system_id(encoding: Encoding) -> u64 {
 
 /// The ID of firmware register number `number`.
 pub const fn firmware_id(number: u64) -> u64 {
-    ARCH_ARM64 | SIZE_U64 | coproc::FIRMWARE << COPROC_SHIFT | number
+    ARCH_ARM64 | SIZE_U64 | (coproc::FIRMWARE << COPROC_SHIFT) | number
 }
 
 /// The ID of the bitmap of firmware features number `number`.
 pub const fn firmware_bitmap_id(number: u64) -> u64 {
-    ARCH_ARM64 | SIZE_U64 | coproc::FIRMWARE_BITMAP << COPROC_SHIFT | number
+    ARCH_ARM64 | SIZE_U64 | (coproc::FIRMWARE_BITMAP << COPROC_SHIFT) | number
 }
 
 #[cfg(test)]
@@ -322,7 +328,7 @@ mod tests {
     #[test]
     fn encoding_of_iss_has_the_five_numbers() {
         // MRS x2, CNTVCT_EL0: op0 3, op1 3, CRn 14, CRm 0, op2 2.
-        let iss = 3 << 20 | 2 << 17 | 3 << 14 | 14 << 10 | 2 << 5 | 1;
+        let iss = (3 << 20) | (2 << 17) | (3 << 14) | (14 << 10) | (2 << 5) | 1;
         let encoding = Encoding::from_iss(iss);
         assert_eq!(encoding, CNTVCT);
         assert_eq!(
@@ -335,7 +341,10 @@ mod tests {
             ],
             [3, 3, 14, 0, 2]
         );
-        assert_eq!(encoding.linux_key(), 3 << 19 | 3 << 16 | 14 << 12 | 2 << 5);
+        assert_eq!(
+            encoding.linux_key(),
+            (3 << 19) | (3 << 16) | (14 << 12) | (2 << 5)
+        );
     }
 
     #[test]

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     /// T0SZ = T1SZ = 16, 4 KiB in both halves.
-    const TCR_4K: u64 = 16 | 16 << 16 | 2 << 30;
+    const TCR_4K: u64 = 16 | (16 << 16) | (2 << 30);
 
     fn controls(tcr: u64) -> Controls {
         Controls {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn each_level_of_four_is_told() {
-        let va = 1 << 39 | 2 << 30 | 3 << 21 | 4 << 12;
+        let va = (1 << 39) | (2 << 30) | (3 << 21) | (4 << 12);
         let entries = &[
             (0x4000_0008, 0x4001_0000),
             (0x4001_0010, 0x4002_0000),
@@ -195,14 +195,14 @@ mod tests {
     #[test]
     fn disabled_half_has_no_walk() {
         assert_eq!(
-            controls(TCR_4K | 1 << 7).level_at(0, 0x4000_0000, |_| None),
+            controls(TCR_4K | (1 << 7)).level_at(0, 0x4000_0000, |_| None),
             None
         );
     }
 
     #[test]
     fn high_address_bits_are_found_by_granule() {
-        let wide_64k = controls(12 | 1 << 14);
+        let wide_64k = controls(12 | (1 << 14));
         assert_eq!(
             wide_64k.table(0x1234_5678_a003, SHIFT_64K, false),
             0xa_1234_5678_0000

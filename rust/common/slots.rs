@@ -227,9 +227,19 @@ mod tests {
     #[test]
     fn runs_are_the_mask() {
         let mut state = 1u64;
-        let mut masks = vec![0, 1, u64::MAX, 1 << 63, 0xff00_ff00, u64::MAX << 1, u64::MAX >> 1];
+        let mut masks = vec![
+            0,
+            1,
+            u64::MAX,
+            1 << 63,
+            0xff00_ff00,
+            u64::MAX << 1,
+            u64::MAX >> 1,
+        ];
         for _ in 0..1000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             masks.push(state & (state >> 13));
         }
         for mask in masks {

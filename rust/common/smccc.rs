@@ -96,7 +96,7 @@ pub mod psci {
 
     /// A version as PSCI_VERSION tells it.
     pub const fn version(major: u32, minor: u32) -> u32 {
-        major << 16 | minor
+        (major << 16) | minor
     }
 
     /// 0.1.

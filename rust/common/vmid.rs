@@ -355,7 +355,11 @@ mod tests {
                 running[cpu] = Some((vm, vmid));
                 if world.flushes != flushes {
                     // What runs goes on under its VMID, and may fill TLBs again at once.
-                    owners = running.iter().flatten().map(|(vm, id)| (*id, *vm)).collect();
+                    owners = running
+                        .iter()
+                        .flatten()
+                        .map(|(vm, id)| (*id, *vm))
+                        .collect();
                 }
                 assert_ne!(vmid, 0);
                 assert_eq!(*owners.entry(vmid).or_insert(vm), vm);

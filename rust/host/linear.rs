@@ -45,7 +45,9 @@ pub(crate) fn phys_to_kern(pa: PhysAddr) -> NonNull<u8> {
 /// `struct page` of RAM at `pa`.
 pub(crate) fn phys_to_page(pa: PhysAddr) -> NonNull<bindings::page> {
     let pfn = pa.raw() >> bindings::PAGE_SHIFT;
-    let offset = pfn.wrapping_sub(first_pfn()).wrapping_mul(PAGE_STRUCT_BYTES);
+    let offset = pfn
+        .wrapping_sub(first_pfn())
+        .wrapping_mul(PAGE_STRUCT_BYTES);
     let pointer = with_exposed_provenance_mut(VMEMMAP_START.wrapping_add(offset) as usize);
     // SAFETY: The kernel's array of pages does not reach the end of the address space.
     unsafe { NonNull::new_unchecked(pointer) }

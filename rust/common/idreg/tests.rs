@@ -110,7 +110,7 @@ fn limit_takes_away_what_no_guest_has() {
     assert_eq!(field(dfr0, 8), 0);
     assert_eq!(field(dfr0, 12), 0xf);
     // What is below the limit already stays.
-    assert_eq!(limit(AA64DFR0, 0x1000_0005_6), 0x6);
+    assert_eq!(limit(AA64DFR0, 0x1_0000_0056), 0x6);
     let isar0 = Encoding::new(3, 0, 0, 6, 0);
     assert_eq!(limit(isar0, 0x1234), 0x1234);
 }
@@ -156,13 +156,13 @@ fn clidr_goes_with_ctr() {
     assert_eq!(clidr(IDC), 0x0200_0021);
     assert_eq!(clidr(IDC | DIC), 0x0100_0004);
     assert!(!clidr_accepts(0, 0));
-    assert!(!clidr_accepts(1 << 63 | clidr(0), 0));
+    assert!(!clidr_accepts((1 << 63) | clidr(0), 0));
 }
 
 #[test]
 fn ccsidr_has_the_line_of_the_cache_that_csselr_selects() {
     // DminLine = 16 words, IminLine = 8 words.
-    let ctr = 4 << 16 | 3;
+    let ctr = (4 << 16) | 3;
     assert_eq!(ccsidr(ctr, 0), 2);
     assert_eq!(ccsidr(ctr, 1), 1);
     assert!(ccsidr_accepts(2, ctr, 0));

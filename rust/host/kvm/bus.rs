@@ -226,7 +226,11 @@ impl Bus {
 
     fn write_listened(&self, address: u64, data: &[u8]) -> bool {
         let listeners = self.listeners.lock();
-        if let Some(bell) = listeners.doorbells.iter().find(|bell| bell.is_rung(address, data)) {
+        if let Some(bell) = listeners
+            .doorbells
+            .iter()
+            .find(|bell| bell.is_rung(address, data))
+        {
             bell.event.signal();
             return true;
         }
@@ -268,7 +272,9 @@ impl Bus {
             (&raw mut (*entry).phys_addr).write_volatile(address);
             (&raw mut (*entry).len).write_volatile(data.len() as u32);
             (&raw mut (*entry).data).write_volatile(bytes);
-            (&raw mut (*entry).__bindgen_anon_1).cast::<u32>().write_volatile(0);
+            (&raw mut (*entry).__bindgen_anon_1)
+                .cast::<u32>()
+                .write_volatile(0);
             // User space sees the entry before it sees that it is there.
             fence(Ordering::Release);
             (&raw mut (*ring).last).write_volatile(next);
@@ -297,7 +303,11 @@ impl Bus {
         let mut room = KVec::new();
         loop {
             let mut listeners = self.listeners.lock();
-            if listeners.doorbells.iter().any(|other| other.collides(&bell)) {
+            if listeners
+                .doorbells
+                .iter()
+                .any(|other| other.collides(&bell))
+            {
                 return Err(EEXIST);
             }
             if grow(&mut listeners.doorbells, &mut room) {
@@ -346,7 +356,10 @@ impl Bus {
         let mut room = KVec::new();
         loop {
             let mut listeners = self.listeners.lock();
-            let same_space = listeners.zones.iter().filter(|other| other.port == zone.port);
+            let same_space = listeners
+                .zones
+                .iter()
+                .filter(|other| other.port == zone.port);
             if same_space.count() >= MAX_ZONES {
                 return Err(ENOSPC);
             }

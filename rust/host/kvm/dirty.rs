@@ -42,7 +42,9 @@ impl DirtyLog {
 
     /// Page `page` of the slot is dirty.
     pub(super) fn mark(&self, page: u64) {
-        let word = usize::try_from(page / 64).ok().and_then(|word| self.words.get(word));
+        let word = usize::try_from(page / 64)
+            .ok()
+            .and_then(|word| self.words.get(word));
         let bit = 1 << (page % 64);
         // A page that is written again and again is marked already: no store then, so that the line stays shared.
         if let Some(word) = word.filter(|word| word.load(Ordering::Relaxed) & bit == 0) {

@@ -146,7 +146,8 @@ impl Vm {
         let granule = self.stage2().geometry().granule();
         let gfn = fault.ipa >> granule.shift();
         let found = self.stage2().lock().find(gfn);
-        let Some((slot, sequence)) = found.filter(|(slot, _)| !(fault.write && slot.is_read_only()))
+        let Some((slot, sequence)) =
+            found.filter(|(slot, _)| !(fault.write && slot.is_read_only()))
         else {
             return Ok(Abort::Mmio { ipa: fault.ipa });
         };

@@ -239,7 +239,10 @@ impl Vm {
         if let Some(room) = room {
             // Only who holds the mutex changes the slots, so this is still the right size afterwards.
             let room = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
-            let empty = self.stage2().lock().change_slots(|slots| slots.give_room(room));
+            let empty = self
+                .stage2()
+                .lock()
+                .change_slots(|slots| slots.give_room(room));
             drop(empty);
         }
         self.stage2()
@@ -356,7 +359,8 @@ impl Vm {
 
     /// Whether logs begin with all pages dirty.
     fn initially_set(&self) -> bool {
-        self.manual_protect.load(Ordering::Relaxed) & u64::from(bindings::KVM_DIRTY_LOG_INITIALLY_SET)
+        self.manual_protect.load(Ordering::Relaxed)
+            & u64::from(bindings::KVM_DIRTY_LOG_INITIALLY_SET)
             != 0
     }
 
@@ -463,7 +467,9 @@ impl<'a> Cleaner<'a> {
             let joined = self
                 .pending
                 .filter(|pending| pending.end() == gfn)
-                .and_then(|pending| GfnRange::new(pending.first(), pending.count() + u64::from(count)));
+                .and_then(|pending| {
+                    GfnRange::new(pending.first(), pending.count() + u64::from(count))
+                });
             if joined.is_none() {
                 self.protect();
             }
@@ -499,7 +505,11 @@ fn refuse_devices(place: &Place) -> Result {
                 break;
             }
             let range = (*vma).__bindgen_anon_1.__bindgen_anon_1;
-            (range.vm_start, range.vm_end, (*vma).__bindgen_anon_2.vm_flags)
+            (
+                range.vm_start,
+                range.vm_end,
+                (*vma).__bindgen_anon_2.vm_flags,
+            )
         };
         if first as u64 >= end {
             break;

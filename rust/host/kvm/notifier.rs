@@ -118,7 +118,12 @@ unsafe fn stage2<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Stage2 {
 
 /// Calls `function` for each part of a slot between the user addresses `start` and `end`. The lock is released between calls:
 /// a slot that comes meanwhile has nothing mapped that is older than this notification.
-fn for_each_part(stage2: &Stage2, start: c_ulong, end: c_ulong, mut function: impl FnMut(GfnRange)) {
+fn for_each_part(
+    stage2: &Stage2,
+    start: c_ulong,
+    end: c_ulong,
+    mut function: impl FnMut(GfnRange),
+) {
     let mut from = 0;
     loop {
         let next = stage2

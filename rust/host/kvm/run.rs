@@ -23,8 +23,7 @@ use kernel::{
 };
 
 use super::{
-    config,
-    debug,
+    config, debug,
     exit::{
         self,
         Next, //

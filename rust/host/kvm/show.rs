@@ -21,9 +21,16 @@ use crate::common::pgtable::{
 /// What all VMs take, and a line for each.
 pub(crate) fn vms(system: &System, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "vmids: {}", system.vmids_taken())?;
-    writeln!(f, "table_pages: {}", system.table_pages.load(Ordering::Relaxed))?;
+    writeln!(
+        f,
+        "table_pages: {}",
+        system.table_pages.load(Ordering::Relaxed)
+    )?;
     writeln!(f, "vms: {}", system.vm_count())?;
-    writeln!(f, "vm pid ipa_bits vmid vcpus slots table_pages faults tlb_flushes")?;
+    writeln!(
+        f,
+        "vm pid ipa_bits vmid vcpus slots table_pages faults tlb_flushes"
+    )?;
     let mut number = 0;
     system.for_each_vm(|vm| {
         let stage2 = vm.stage2();
@@ -72,7 +79,11 @@ fn show_run(run: &Mapping<Stage2>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         run.pa.raw(),
         run.range.size_bytes() / 1024,
         run.level.number(),
-        if run.level == Level::L3 { "PAGE" } else { "BLOCK" },
+        if run.level == Level::L3 {
+            "PAGE"
+        } else {
+            "BLOCK"
+        },
         flag(attrs.read, 'R'),
         flag(attrs.write, 'W'),
         flag(attrs.execute != GuestExecute::Nobody, 'X'),

@@ -63,7 +63,9 @@ impl SlotMap {
 
     /// The slot that has the page `gfn`.
     pub(super) fn find(&self, gfn: u64) -> Option<&Arc<Slot>> {
-        let place = self.sorted.partition_point(|slot| slot.gfns().first() <= gfn);
+        let place = self
+            .sorted
+            .partition_point(|slot| slot.gfns().first() <= gfn);
         let slot = self.sorted.get(place.checked_sub(1)?)?;
         slot.gfns().contains(gfn).then_some(slot)
     }
@@ -85,7 +87,9 @@ impl SlotMap {
 
     /// Whether a slot other than number `id` has a page of `gfns`.
     pub(super) fn is_taken(&self, gfns: GfnRange, id: u16) -> bool {
-        let first = self.sorted.partition_point(|slot| !slot.gfns().ends_after(gfns.first()));
+        let first = self
+            .sorted
+            .partition_point(|slot| !slot.gfns().ends_after(gfns.first()));
         self.sorted
             .iter()
             .skip(first)

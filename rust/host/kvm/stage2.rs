@@ -203,9 +203,11 @@ impl Stage2 {
     /// The bytes of `gfns`.
     fn range(&self, gfns: GfnRange) -> Option<AddrRange<Ipa>> {
         let granule = self.geometry.granule();
-        AddrRange::new(Ipa::new(granule.times(gfns.first())?)?, granule.times(gfns.count())?)
+        AddrRange::new(
+            Ipa::new(granule.times(gfns.first())?)?,
+            granule.times(gfns.count())?,
+        )
     }
-
 }
 
 #[pinned_drop]
@@ -223,7 +225,10 @@ impl PinnedDrop for Stage2 {
         let memory = KernelTables::sleeping(self.used());
         let destroyed = table.map(|table| table.destroy(&memory));
         if let Some(Err(error)) = destroyed {
-            pr_err!("stage 2: {}; some of its tables are not freed\n", format_args!("{error}"));
+            pr_err!(
+                "stage 2: {}; some of its tables are not freed\n",
+                format_args!("{error}")
+            );
         }
     }
 }
@@ -380,7 +385,8 @@ impl Locked<'_> {
                 if let Some(leaf) = table.lookup(env.memory, end)? {
                     let first = whole.first().min(leaf.range.first());
                     let last = whole.last().max(leaf.range.last());
-                    whole = AddrRange::from_bounds(first, last).ok_or(pgtable::Error::InputRange)?;
+                    whole =
+                        AddrRange::from_bounds(first, last).ok_or(pgtable::Error::InputRange)?;
                 }
             }
             table.unmap(env, whole)
@@ -390,13 +396,19 @@ impl Locked<'_> {
 
     /// Makes what is mapped of `gfns`, at most a piece, read-only.
     pub(super) fn write_protect(&mut self, gfns: GfnRange) {
-        let read_only = |attrs| GuestAttrs { write: false, ..attrs };
+        let read_only = |attrs| GuestAttrs {
+            write: false,
+            ..attrs
+        };
         self.change(gfns, |attrs| attrs.write, read_only);
     }
 
     /// Clears the access flag of what is mapped of `gfns`, and returns whether any was set.
     pub(super) fn age(&mut self, gfns: GfnRange) -> bool {
-        let old = |attrs| GuestAttrs { accessed: false, ..attrs };
+        let old = |attrs| GuestAttrs {
+            accessed: false,
+            ..attrs
+        };
         pieces(gfns).fold(false, |young, piece| {
             self.change(piece, |attrs| attrs.accessed, old) || young
         })
@@ -408,9 +420,8 @@ impl Locked<'_> {
             return false;
         };
         let mut young = false;
-        let result = self.with(|table, env| {
-            table.visit(env.memory, range, |leaf| young |= leaf.attrs.accessed)
-        });
+        let result = self
+            .with(|table, env| table.visit(env.memory, range, |leaf| young |= leaf.attrs.accessed));
         report(result);
         young
     }
@@ -442,7 +453,9 @@ impl Locked<'_> {
                         Some(if wanted(attrs) { new(attrs) } else { attrs })
                     })?;
                 }
-                rest = runs.rest.and_then(|first| AddrRange::from_bounds(first, range.last()));
+                rest = runs
+                    .rest
+                    .and_then(|first| AddrRange::from_bounds(first, range.last()));
             }
             Ok(())
         });
@@ -455,13 +468,22 @@ impl Locked<'_> {
         let Some(range) = GfnRange::new(gfn, 1).and_then(|gfns| self.stage2.range(gfns)) else {
             return;
         };
-        let young = |attrs| Some(GuestAttrs { accessed: true, ..attrs });
-        let result = self.with(|table, env| match table.lookup(env.memory, range.first())? {
-            Some(leaf) => {
-                table.protect(&Env::new(env.memory, &env.tlb.relaxing()), leaf.range, young)
-            }
-            None => Ok(()),
-        });
+        let young = |attrs| {
+            Some(GuestAttrs {
+                accessed: true,
+                ..attrs
+            })
+        };
+        let result = self.with(
+            |table, env| match table.lookup(env.memory, range.first())? {
+                Some(leaf) => table.protect(
+                    &Env::new(env.memory, &env.tlb.relaxing()),
+                    leaf.range,
+                    young,
+                ),
+                None => Ok(()),
+            },
+        );
         report(result);
     }
 
@@ -572,7 +594,11 @@ impl Runs {
         if self.rest.is_some() {
             return;
         }
-        if let Some(last) = self.count.checked_sub(1).and_then(|last| self.ranges.get_mut(last)) {
+        if let Some(last) = self
+            .count
+            .checked_sub(1)
+            .and_then(|last| self.ranges.get_mut(last))
+        {
             let joined = last
                 .filter(|last| last.end() == Some(range.first()))
                 .and_then(|last| AddrRange::from_bounds(last.first(), range.last()));

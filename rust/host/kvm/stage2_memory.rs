@@ -150,9 +150,7 @@ fn entries<'a>(table: PhysAddr) -> &'a AtomicUsize {
     let page = linear::phys_to_page(table).as_ptr();
     // SAFETY: All tables that the walker knows are from `alloc`. The field is ours while the page is allocated, and there is
     // no other access to it.
-    unsafe {
-        AtomicUsize::from_ptr(&raw mut (*page).__bindgen_anon_1.__bindgen_anon_1.private)
-    }
+    unsafe { AtomicUsize::from_ptr(&raw mut (*page).__bindgen_anon_1.__bindgen_anon_1.private) }
 }
 
 /// The descriptor in `slot`.

@@ -84,7 +84,9 @@ pub(super) struct VmCounters([AtomicU64; VM_NAMES.len()]);
 impl VmCounters {
     /// All of them, in the order of [`VmStat`].
     pub(super) fn values(&self) -> [u64; VM_NAMES.len()] {
-        self.0.each_ref().map(|counter| counter.load(Ordering::Relaxed))
+        self.0
+            .each_ref()
+            .map(|counter| counter.load(Ordering::Relaxed))
     }
 
     /// Counts one.

@@ -121,10 +121,14 @@ impl System {
         let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
         // EL2 invalidates TLBs with the host's VTCR_EL2, whose VS is 0: it could not name VMIDs of 16 bits.
         let wide_vmids = false;
-        let wide = machine.wide && (machine.granule == Granule::K64 || stage2_has_lpa2(machine.granule));
-        let pa_size = if wide { machine.pa_size } else { machine.pa_size.min(5) };
-        let output =
-            Output::new(machine.granule, machine.pa_bits.into(), wide).ok_or(EINVAL)?;
+        let wide =
+            machine.wide && (machine.granule == Granule::K64 || stage2_has_lpa2(machine.granule));
+        let pa_size = if wide {
+            machine.pa_size
+        } else {
+            machine.pa_size.min(5)
+        };
+        let output = Output::new(machine.granule, machine.pa_bits.into(), wide).ok_or(EINVAL)?;
         let tg0 = match machine.granule {
             Granule::K4 => 0,
             Granule::K16 => vtcr::TG0_16K,
@@ -233,13 +237,15 @@ impl System {
 
     /// The sizes of blocks that a stage 2 can have, one bit each, as KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES has them.
     pub(super) fn block_sizes(&self) -> u64 {
-        self.geometry(0).or_else(|_| self.geometry(IPA_BITS_MIN)).map_or(0, |geometry| {
-            Level::ALL
-                .into_iter()
-                .filter(|level| geometry.is_leaf_level(*level))
-                .filter_map(|level| geometry.entry_size(level))
-                .fold(0, |sizes, size| sizes | size.bytes())
-        })
+        self.geometry(0)
+            .or_else(|_| self.geometry(IPA_BITS_MIN))
+            .map_or(0, |geometry| {
+                Level::ALL
+                    .into_iter()
+                    .filter(|level| geometry.is_leaf_level(*level))
+                    .filter_map(|level| geometry.entry_size(level))
+                    .fold(0, |sizes, size| sizes | size.bytes())
+            })
     }
 
     /// VTCR_EL2 for a stage 2 of this shape.
@@ -284,11 +290,8 @@ impl System {
     fn renew_vmid(&self, id: &AtomicU64, cpu: u32) -> u16 {
         let vmids = &self.vmids;
         let renewed = vmids.with_books(|books| {
-            let renewed = books.renew(
-                &vmids.generation,
-                id.load(Ordering::Relaxed),
-                &vmids.active,
-            )?;
+            let renewed =
+                books.renew(&vmids.generation, id.load(Ordering::Relaxed), &vmids.active)?;
             id.store(renewed.id, Ordering::Relaxed);
             if let Some(active) = vmids.active.get(cpu as usize) {
                 active.store(renewed.id, Ordering::Relaxed);
@@ -365,7 +368,10 @@ impl Vmids {
         let generation = Generation::new(wide);
         let cpus = nr_cpu_ids() as usize;
         if generation.vmids() <= cpus as u64 + 1 {
-            pr_err!("refused: {} VMIDs are too few for {cpus} CPUs\n", generation.vmids());
+            pr_err!(
+                "refused: {} VMIDs are too few for {cpus} CPUs\n",
+                generation.vmids()
+            );
             return Err(ENODEV);
         }
         let mut active = KVec::with_capacity(cpus, GFP_KERNEL)?;

@@ -176,9 +176,8 @@ fn find_pfn(user: u64, write: bool) -> Result<Found> {
         };
         let mut unlocked = false;
         // SAFETY: The lock is held, and held again afterwards; `unlocked` tells whether it was released.
-        let result = unsafe {
-            bindings::fixup_user_fault(mm.as_raw(), user as usize, flags, &mut unlocked)
-        };
+        let result =
+            unsafe { bindings::fixup_user_fault(mm.as_raw(), user as usize, flags, &mut unlocked) };
         if unlocked {
             return Err(EAGAIN);
         }
