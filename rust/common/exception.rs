@@ -73,6 +73,11 @@ pub const FSC_EXTERNAL: u64 = 0x10;
 /// xFSC: an address size fault at level 0.
 pub const FSC_ADDRESS_SIZE: u64 = 0x00;
 
+/// ESR_ELx.EC. Above it there may be more of the syndrome (ISS2).
+pub const fn class(esr: u64) -> u64 {
+    (esr >> EC_SHIFT) & 0x3f
+}
+
 /// xFSC of an external abort on the stage-1 walk, at a level from -1 to 3.
 pub const fn fsc_external_walk(level: i8) -> u64 {
     (0x14u64).wrapping_add_signed(level as i64)
@@ -247,6 +252,11 @@ mod tests {
         assert!(!is_big_endian(&context));
         context.regs.spsr = pstate::AARCH32 | pstate::AARCH32_E;
         assert!(is_big_endian(&context));
+    }
+
+    #[test]
+    fn class_is_told_from_what_stands_above_it() {
+        assert_eq!(class(0x24 << 26 | 1 << 40 | 0x7f), 0x24);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::{
     },
     bindings,
     common::{
+        exception,
         guest::SysReg,
         sysregs::Memory, //
     },
@@ -178,7 +179,7 @@ pub(super) fn exit(active: &mut Active<'_>) -> Next {
     const EC_STEP: u64 = 0x32;
     const EC_WATCHPOINT: u64 = 0x34;
     let esr = active.context().exit.esr;
-    if esr >> 26 == EC_STEP {
+    if exception::class(esr) == EC_STEP {
         active.context_mut().regs.spsr |= PSTATE_SS;
     }
     let far = active.context().exit.far;
@@ -188,7 +189,7 @@ pub(super) fn exit(active: &mut Active<'_>) -> Next {
     unsafe {
         (&raw mut (*exit).hsr).write_volatile(esr as u32);
         (&raw mut (*exit).hsr_high).write_volatile((esr >> 32) as u32);
-        if esr >> 26 == EC_WATCHPOINT {
+        if exception::class(esr) == EC_WATCHPOINT {
             (&raw mut (*exit).far).write_volatile(far);
         }
     }

@@ -79,7 +79,7 @@ pub(crate) fn external_abort(active: &mut Active<'_>) -> Result<Next> {
 pub(super) fn inject_external_abort(active: &mut Active<'_>, fetch: bool) {
     let exit = active.context().exit;
     // User space may inject one after any exit, with whatever syndrome that had.
-    let is_abort = matches!(exit.esr >> 26, EC_IABT_LOW | EC_DABT_LOW);
+    let is_abort = matches!(exception::class(exit.esr), EC_IABT_LOW | EC_DABT_LOW);
     let fsc = if is_abort && exit.esr & S1PTW != 0 {
         match super::walk::level_of_fault(active) {
             Some(level) => exception::fsc_external_walk(level),
@@ -104,7 +104,7 @@ pub(super) fn inject_size_fault(active: &mut Active<'_>, fetch: bool) {
 
 /// Whether the abort that stopped the guest was that of an instruction fetch.
 pub(super) fn is_fetch(active: &Active<'_>) -> bool {
-    active.context().exit.esr >> 26 == EC_IABT_LOW
+    exception::class(active.context().exit.esr) == EC_IABT_LOW
 }
 
 /// ESR_ELx.ISS of an SError of which nothing is known: IDS.
