@@ -36,6 +36,7 @@ use super::{
         self,
         Step, //
     },
+    kvm::contexts::Chunks,
     linear,
     log::FaultLog,
     map_param,
@@ -89,6 +90,9 @@ pub(crate) struct Service {
     stale: Atomic<bool>,
     #[pin]
     pub(crate) log: Mutex<FaultLog>,
+    /// Where the contexts of vCPUs are.
+    #[pin]
+    pub(crate) contexts: Mutex<Chunks>,
     pub(crate) pool: HostPool,
 }
 
@@ -141,6 +145,7 @@ impl Service {
                 unsettled: Atomic::new(false),
                 stale: Atomic::new(false),
                 log <- new_mutex!(FaultLog::default()),
+                contexts <- new_mutex!(Chunks::default()),
                 pool,
             }),
             GFP_KERNEL,

@@ -6,6 +6,7 @@ pub(crate) mod attrs;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod config;
+pub(crate) mod contexts;
 pub(crate) mod debug;
 pub(crate) mod device;
 pub(crate) mod dirty;

@@ -159,8 +159,7 @@ impl KernelPage {
 
 /// The page of a [`VcpuContext`], shared with EL2 for as long as this lives.
 struct ContextPage {
-    /// Always `Some` until dropped.
-    page: Option<KernelPage>,
+    address: NonNull<u8>,
     service: Arc<Service>,
     pa: u64,
     /// Where EL2 sees it.
@@ -169,16 +168,23 @@ struct ContextPage {
 
 impl ContextPage {
     fn new(service: Arc<Service>) -> Result<Self> {
-        let page = KernelPage::new()?;
-        let pa = linear::kern_to_phys(page.address).ok_or(EFAULT)?.raw();
-        let [x0, x1, ..] = service.hypercall(Call::Share as u64, [pa, 0, 0, 0])?;
-        match Status::from_x0(x0) {
-            Some(Status::Ok) => Ok(Self {
-                page: Some(page),
+        let address = service.contexts.lock().alloc()?;
+        Self::share(&service, address)
+            .inspect_err(|_| service.contexts.lock().free(address))
+            .map(|(pa, hyp_va)| Self {
+                address,
                 service,
                 pa,
-                hyp_va: x1,
-            }),
+                hyp_va,
+            })
+    }
+
+    /// Returns where the page is, and where EL2 sees it from now on.
+    fn share(service: &Service, address: NonNull<u8>) -> Result<(u64, u64)> {
+        let pa = linear::kern_to_phys(address).ok_or(EFAULT)?.raw();
+        let [x0, x1, ..] = service.hypercall(Call::Share as u64, [pa, 0, 0, 0])?;
+        match Status::from_x0(x0) {
+            Some(Status::Ok) => Ok((pa, x1)),
             Some(Status::NoMemory) => Err(ENOMEM),
             _ => Err(EIO),
         }
@@ -197,7 +203,8 @@ impl Drop for ContextPage {
         };
         if still_shared {
             pr_err!("a vCPU's page at {:#x} stays shared with EL2\n", self.pa);
-            core::mem::forget(self.page.take());
+        } else {
+            self.service.contexts.lock().free(self.address);
         }
     }
 }
@@ -478,11 +485,7 @@ impl<'a> Active<'a> {
     }
 
     fn context_ptr(&self) -> *mut VcpuContext {
-        self.vcpu
-            .context
-            .page
-            .as_ref()
-            .map_or(ptr::null_mut(), |page| page.address.as_ptr().cast())
+        self.vcpu.context.address.as_ptr().cast()
     }
 
     /// What EL2 sees.
