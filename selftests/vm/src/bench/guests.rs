@@ -6,10 +6,7 @@
 //! guest counts instructions: those of the host, of EL2 and of the guest alike. Those of the guest's own loop are
 //! subtracted. Every figure is the least of several, as interrupts of the host come in between.
 
-use std::{
-    arch::asm,
-    fs, //
-};
+use std::arch::asm;
 
 use anyhow::{
     bail,
@@ -19,12 +16,12 @@ use anyhow::{
 };
 use kvm_ioctls::Kvm;
 
+use super::{
+    figure,
+    needs_counting, //
+};
 use crate::{
-    ktap::{
-        self,
-        Skip,
-        Test, //
-    },
+    ktap::Test,
     kvm::{
         host,
         image::{
@@ -65,27 +62,14 @@ pub fn test() -> Test {
         .case("block_fault", host::with(block_fault))
 }
 
-fn needs_counting() -> Result<()> {
-    let line = fs::read_to_string("/proc/cmdline")?;
-    if !line
-        .split_whitespace()
-        .any(|word| word == "eltwo.counting=1")
-    {
-        return Skip::because("the command line has no eltwo.counting=1");
-    }
-    Ok(())
-}
-
-/// Prints a figure of the table that the lab makes.
-fn figure(row: &str, value: u64) {
+/// Prints a figure in the column of the hypervisor that runs.
+fn exit_cost(row: &str, instructions: u64) {
     let column = if host::is_reference() {
         "stock KVM"
     } else {
         "eltwo"
     };
-    ktap::line(&format!(
-        "# BENCH {column} | {row} | instructions | {value}"
-    ));
+    figure(column, row, "instructions", instructions);
 }
 
 /// Frequency of the clock of the guest, in Hz.
@@ -126,7 +110,7 @@ fn hvc(kvm: &Kvm) -> Result<()> {
     let each = least(EXITS, 7, || {
         timed(&mut vcpu, Program::BenchHvc, &[PSCI_VERSION, EXITS])
     })?;
-    figure("HVC that the hypervisor answers", each);
+    exit_cost("HVC that the hypervisor answers", each);
     Ok(())
 }
 
@@ -137,7 +121,7 @@ fn mmio(kvm: &Kvm) -> Result<()> {
         let address = image::MMIO + image::TEST;
         timed(&mut vcpu, Program::BenchMmio, &[address, EXITS])
     })?;
-    figure("MMIO exit to user space and back", each);
+    exit_cost("MMIO exit to user space and back", each);
     Ok(())
 }
 
@@ -160,13 +144,13 @@ fn touch(kvm: &Kvm, ram: &Ram, count: u64, step: usize) -> Result<u64> {
 fn fault(kvm: &Kvm) -> Result<()> {
     let ram = Ram::new(EXITS as usize * PAGE)?;
     let each = touch(kvm, &ram, EXITS, PAGE)?;
-    figure("stage-2 fault, page of 4 KiB", each);
+    exit_cost("stage-2 fault, page of 4 KiB", each);
     Ok(())
 }
 
 fn block_fault(kvm: &Kvm) -> Result<()> {
     let ram = Ram::huge(BLOCKS as usize * HUGE)?;
     let each = touch(kvm, &ram, BLOCKS, HUGE)?;
-    figure("stage-2 fault, block of 2 MiB", each);
+    exit_cost("stage-2 fault, block of 2 MiB", each);
     Ok(())
 }

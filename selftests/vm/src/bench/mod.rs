@@ -6,6 +6,7 @@
 //! fails if what it measures fails, never because of a figure. QEMU's PMU counts instructions if `-icount` makes it count them
 //! at all; the lab says so with `eltwo.counting=1` on the kernel command line.
 
+pub mod guests;
 pub mod maps;
 
 use std::{

@@ -2,7 +2,6 @@
 
 //! The tests, one file each, and what they have in common.
 
-mod bench_guests;
 mod contain;
 mod cpu_hotplug_kselftest;
 mod fail_at;
@@ -118,7 +117,7 @@ pub const PROGRAMS: [Program; 42] = [
     plain("load_unload_100", 1200, load_unload_100::test),
     plain("hotplug_100", 1200, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
-    special("bench_guests", 900, bench_guests::test),
+    special("bench_guests", 900, bench::guests::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
     special("guest_fault", 300, guest_fault::test),
