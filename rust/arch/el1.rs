@@ -219,6 +219,9 @@ impl CacheGeometry {
 ///
 /// ISHST: the stores must be observed by the walkers, which are Inner Shareable observers (TCR_EL2.SH0); loads play no
 /// part. No ISB: these tables are not in use before an HVC, which is a context synchronization event.
+///
+/// The DSB SY of [`CacheGeometry::clean_to_poc`], which follows on this CPU before any HVC, would do for both (no mutant dies
+/// here). It stays, because what a caller cleans later, and whether it does, must not decide whether its tables are seen.
 pub(crate) fn publish_tables() {
     // SAFETY: A barrier has no precondition.
     unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };

@@ -20,7 +20,7 @@ pub(crate) struct Cpu;
 macro_rules! plain {
     ($instruction:literal) => {
         // SAFETY: A barrier or an invalidation is always allowed at EL2: it changes no data, and a translation that is
-        // still wanted is walked anew. VTTBR_EL2 is written for the time of an invalidation alone, and put back. No
+        // still wanted is walked anew. VTTBR_EL2 and TCR_EL1 are written for the time of an invalidation alone, and put back. No
         // `nomem`: each keeps its place among the accesses to the tables.
         unsafe { asm!($instruction, options(nostack, preserves_flags)) }
     };
@@ -44,11 +44,13 @@ impl TlbPort for Cpu {
             Op::Tlbi(Tlbi::Vae2is(operand)) => with_operand!("tlbi vae2is", operand),
             Op::Tlbi(Tlbi::Vale2is(operand)) => with_operand!("tlbi vale2is", operand),
             Op::Tlbi(Tlbi::Alle2is) => plain!("tlbi alle2is"),
+            Op::Tlbi(Tlbi::Alle1is) => plain!("tlbi alle1is"),
             Op::Tlbi(Tlbi::Ipas2e1is(operand)) => with_operand!("tlbi ipas2e1is", operand),
             Op::Tlbi(Tlbi::Ipas2le1is(operand)) => with_operand!("tlbi ipas2le1is", operand),
             Op::Tlbi(Tlbi::Vmalle1is) => plain!("tlbi vmalle1is"),
             Op::Tlbi(Tlbi::Vmalls12e1is) => plain!("tlbi vmalls12e1is"),
             Op::WriteVttbr(value) => with_operand!("msr vttbr_el2", value),
+            Op::WriteTcrEl1(value) => with_operand!("msr tcr_el1", value),
         }
     }
 }

@@ -10,7 +10,10 @@ use super::{
     ghost::Ghost,
     memory::PAGE_BYTES,
     regime::Root,
-    roots::Item,
+    roots::{
+        Item,
+        RootId, //
+    },
     types::{
         CpuMask,
         Reg, //
@@ -96,10 +99,18 @@ impl System {
 
     /// Whether the tables still say what a ghost says.
     fn is_current(&self, ghost: &Ghost) -> bool {
-        let Some(slot) = ghost.slot else {
-            return false;
-        };
-        let root = self.roots.get(ghost.root);
+        match (ghost.slot, self.found(ghost.root, ghost)) {
+            (Some(slot), Some((at, entry))) => at == slot && entry == ghost.entry,
+            _ => false,
+        }
+    }
+
+    /// The descriptor of `root` that is in the place of a ghost, and where it is.
+    fn found(&self, root: RootId, ghost: &Ghost) -> Option<(u64, Entry)> {
+        let root = self.roots.get(root);
+        if root.broken.is_some() || root.start_level > ghost.level {
+            return None;
+        }
         let (mut table, mut level) = (root.base, root.start_level);
         loop {
             let mut index = ghost.first >> root.format.shift(level);
@@ -109,13 +120,36 @@ impl System {
             let at = table + index * 8;
             let entry = root.format.decode(level, self.memory.read(at));
             if level == ghost.level {
-                return at == slot && entry == ghost.entry;
+                return Some((at, entry));
             }
             let Entry::Table(below) = entry else {
-                return false;
+                return None;
             };
             (table, level) = (below, level + 1);
         }
+    }
+
+    /// Checks that all that the TLBs of `cpu` hold for EL2 is what the tables in use say: no entry of another root is left.
+    pub fn el2_tlb_current(&mut self, cpu: usize) -> Checked<()> {
+        let bit: CpuMask = 1 << cpu;
+        let roots = &self.cpus[cpu].roots;
+        let says = |root: &RootId, ghost: &Ghost| {
+            self.found(*root, ghost)
+                .is_some_and(|(_, entry)| entry == ghost.entry)
+        };
+        let foreign = self.ghosts.iter().map(|(_, ghost)| ghost).find(|ghost| {
+            self.is_hyp(ghost.root)
+                && (ghost.cached | ghost.unsynced) & bit != 0
+                && !roots.iter().any(|root| says(root, ghost))
+        });
+        let Some(ghost) = foreign else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{:#x}..={:#x} may be {:x?} of another root (event {})",
+            ghost.first, ghost.last, ghost.entry, ghost.born
+        );
+        self.broken(Rule::StaleTranslation, cpu, detail)
     }
 
     /// Checks that nothing of EL2 is in the TLBs of `cpu`, so that the next owner need not care.

@@ -26,6 +26,9 @@ use super::{
     System,
 };
 
+/// TCR_EL1.EPD0 and EPD1.
+const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+
 /// A CPU of a [`System`], to execute instructions on.
 pub struct Cpu<'a> {
     pub(super) system: &'a mut System,
@@ -62,7 +65,10 @@ impl<'a> Cpu<'a> {
             let detail = "HCR_EL2.E2H = 1".into();
             return self.system.broken(Rule::Unsupported, self.number, detail);
         }
-        let of_el1 = matches!(reg, Reg::VttbrEl2 | Reg::VtcrEl2 | Reg::HcrEl2);
+        let of_el1 = matches!(
+            reg,
+            Reg::VttbrEl2 | Reg::VtcrEl2 | Reg::HcrEl2 | Reg::TcrEl1
+        );
         if of_el1 && self.system.cpus[self.number].walks_of_el1 {
             let detail = format!("msr {reg:?} without a DSB since the exception");
             return self
@@ -75,7 +81,23 @@ impl<'a> Cpu<'a> {
             return Ok(());
         }
         state.old.entry(reg).or_default().push(old);
+        self.check_mixture()?;
         self.system.update_roots(self.number)
+    }
+
+    /// With the erratum, walks of EL1 are possible at EL2 unless TCR_EL1 forbids them: not under a VMID that is not the
+    /// one of TCR_EL1. The host's VMID is 0; for a guest, whoever enters it has changed the other registers before.
+    fn check_mixture(&mut self) -> Checked<()> {
+        let state = &self.system.cpus[self.number];
+        let vttbrs = state.possible(Reg::VttbrEl2);
+        let foreign = vttbrs.iter().any(|vttbr| regime::vmid(*vttbr) != 0);
+        let tcrs = state.possible(Reg::TcrEl1);
+        let walks = tcrs.iter().any(|tcr| tcr & TCR_EPD != TCR_EPD);
+        if !self.system.speculative_at || !foreign || !walks {
+            return Ok(());
+        }
+        let detail = format!("VTTBR_EL2 may be {vttbrs:x?}, TCR_EL1 {tcrs:x?}");
+        self.system.broken(Rule::MixedVmid, self.number, detail)
     }
 
     /// Sets a register to what it holds for certain, as if that had been long ago. For the set-up of a scene.

@@ -69,8 +69,8 @@ pub(super) struct Format {
     pub(super) granule_shift: u32,
     pub(super) address: Address,
     pub(super) pa_bits: u32,
-    /// MAIR_EL2; 0 at stage 2.
-    pub(super) mair: u64,
+    /// MAIR_EL2; at stage 2, HCR_EL2 with FWB alone.
+    pub(super) types: u64,
 }
 
 const fn bits(word: u64, shift: u32, width: u32) -> u64 {
@@ -152,7 +152,7 @@ impl Format {
         Entry::Leaf {
             pa,
             attr: Attr {
-                memory: bits(self.mair, bits(descriptor, 2, 3) as u32 * 8, 8) as u8,
+                memory: bits(self.types, bits(descriptor, 2, 3) as u32 * 8, 8) as u8,
                 share: self.share(descriptor),
                 read: true,
                 write: bits(descriptor, 7, 1) == 0,
@@ -169,7 +169,8 @@ impl Format {
         Entry::Leaf {
             pa,
             attr: Attr {
-                memory: bits(descriptor, 2, 4) as u8,
+                // The same bits mean something else with FWB.
+                memory: bits(descriptor, 2, 4) as u8 | if self.types == 0 { 0 } else { 0x80 },
                 share: self.share(descriptor),
                 read: bits(descriptor, 6, 1) != 0,
                 write: bits(descriptor, 7, 1) != 0,

@@ -2,13 +2,16 @@
 
 //! Faults in maintenance sequences: an instruction is left out, or weaker than it must be.
 //!
-//! A run with [`Injector::recording`] tells which instructions there are and where in the sources they are issued; a run
-//! with [`Injector::faulty`] makes one [`Fault`] in one of them, or in all that a line of the sources issues. A line is
-//! needed if some run with a fault in it ends in a violation.
+//! A run with [`Injector::recording`] tells which instructions there are, of which sequence, and where they are issued; a run
+//! with [`Injector::faulty`] makes one [`Fault`] in some of them. An instruction is needed if some
+//! run with a fault in its place ends in a violation.
 
+use core::panic::Location;
 use std::{
-    backtrace::Backtrace,
-    collections::BTreeSet,
+    collections::{
+        BTreeMap,
+        BTreeSet, //
+    },
     sync::{
         Arc,
         Mutex, //
@@ -21,9 +24,6 @@ use super::types::{
     Kind,
     Tlbi, //
 };
-
-/// The file whose lines are the places of instructions.
-const SEQUENCES: &str = "pgtable/tlb.rs";
 
 /// A mistake in an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub enum Fault {
     LastLevel,
     /// A TLBI for both stages leaves stage 2.
     Stage1Only,
-    /// A TLBI is for EL1&0 and not for EL2.
+    /// A TLBI is for EL1&0 and not for EL2, or the other way round.
     OtherRegime,
 }
 
@@ -51,16 +51,49 @@ pub enum Fault {
 pub struct Site {
     /// The instruction.
     pub instruction: Instruction,
-    /// File and line that issue it, as far as debug information tells.
-    pub place: String,
+    /// The sequence that it is part of.
+    pub sequence: String,
+    /// File, from the top of the source tree, and line that issue it.
+    pub line: String,
+    /// How often the sequence has issued the same from there before. A loop over addresses counts as once.
+    pub round: usize,
 }
+
+/// Line and name of an instruction.
+type Spot = (String, String);
 
 type Edit = Arc<dyn Fn(usize, Instruction) -> Vec<Instruction> + Send + Sync>;
 
 #[derive(Default)]
 struct State {
     passed: usize,
+    /// The sequence that is being issued, and how often each spot of it was reached.
+    sequence: String,
+    rounds: BTreeMap<Spot, usize>,
+    last: Option<Spot>,
     sites: Option<Vec<Site>>,
+}
+
+impl State {
+    fn record(&mut self, instruction: Instruction, from: &Location<'_>) {
+        let Some(sites) = &mut self.sites else { return };
+        // Where the tree stands is nobody's business.
+        let file = from.file();
+        let file = file.rfind("rust/").map_or(file, |start| &file[start..]);
+        let line = format!("{file}:{}", from.line());
+        let spot = (line.clone(), instruction.name());
+        let rounds = self.rounds.entry(spot.clone()).or_default();
+        if self.last.as_ref() != Some(&spot) {
+            *rounds += 1;
+        }
+        sites.push(Site {
+            instruction,
+            sequence: self.sequence.clone(),
+            line,
+            round: *rounds - 1,
+        });
+        self.last = Some(spot);
+    }
 }
 
 /// Stands between the sequences and the CPU. Clones are the same injector.
@@ -104,43 +137,31 @@ impl Injector {
         }
     }
 
+    /// What follows is sequence `name`.
+    pub fn begin(&self, name: &str) {
+        let mut state = self.state.lock().expect("no user of it panics");
+        state.sequence = name.into();
+        state.rounds.clear();
+        state.last = None;
+    }
+
     /// What was recorded.
     pub fn sites(&self) -> Vec<Site> {
         let state = self.state.lock().expect("no user of it panics");
         state.sites.clone().unwrap_or_default()
     }
 
-    /// What is to be executed in place of `instruction`.
-    pub(super) fn pass(&self, instruction: Instruction) -> Vec<Instruction> {
+    /// What is to be executed in place of `instruction`, which was issued from `from`.
+    pub(super) fn pass(&self, instruction: Instruction, from: &Location<'_>) -> Vec<Instruction> {
         let mut state = self.state.lock().expect("no user of it panics");
         let number = state.passed;
         state.passed += 1;
-        if let Some(sites) = &mut state.sites {
-            sites.push(Site {
-                instruction,
-                place: place(),
-            });
-        }
+        state.record(instruction, from);
         match &self.edit {
             Some(edit) => edit(number, instruction),
             None => vec![instruction],
         }
     }
-}
-
-/// The line of the sequences that this is called for.
-fn place() -> String {
-    let trace = Backtrace::force_capture().to_string();
-    trace
-        .lines()
-        .filter_map(|line| line.find(SEQUENCES).map(|start| &line[start..]))
-        .map(|found| match found.rsplit_once(':') {
-            // The column says nothing.
-            Some((line, _)) => line.to_string(),
-            None => found.to_string(),
-        })
-        .next()
-        .unwrap_or_else(|| format!("{SEQUENCES}:?"))
 }
 
 impl Fault {
@@ -181,6 +202,9 @@ impl Fault {
             }
             (Self::OtherRegime, Instruction::Tlbi(Tlbi::Alle2 { is })) => {
                 Instruction::Tlbi(Tlbi::Alle1 { is })
+            }
+            (Self::OtherRegime, Instruction::Tlbi(Tlbi::Alle1 { is })) => {
+                Instruction::Tlbi(Tlbi::Alle2 { is })
             }
             _ => return None,
         };

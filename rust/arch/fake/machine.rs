@@ -5,6 +5,7 @@
 //! A [`Machine`] is a system that several users share, each as one of its CPUs. Freed tables are poisoned, and the next
 //! allocation takes them first, so that a walk which still sees one goes astray at once.
 
+use core::panic::Location;
 use std::{
     collections::HashMap,
     sync::{
@@ -164,17 +165,19 @@ impl Machine {
 }
 
 /// The instruction that `arch` makes of `op`.
-fn instruction(op: Op) -> Instruction {
+pub fn instruction(op: Op) -> Instruction {
     let is = true;
     match op {
         Op::DsbIshst => Instruction::Dsb(Domain::Ish, Kind::Stores),
         Op::DsbIsh => Instruction::Dsb(Domain::Ish, Kind::Full),
         Op::Isb => Instruction::Isb,
         Op::WriteVttbr(value) => Instruction::Msr(Reg::VttbrEl2, value),
+        Op::WriteTcrEl1(value) => Instruction::Msr(Reg::TcrEl1, value),
         Op::Tlbi(tlbi) => Instruction::Tlbi(match tlbi {
             tlb::Tlbi::Vae2is(operand) => Tlbi::Vae2 { operand, is },
             tlb::Tlbi::Vale2is(operand) => Tlbi::Vale2 { operand, is },
             tlb::Tlbi::Alle2is => Tlbi::Alle2 { is },
+            tlb::Tlbi::Alle1is => Tlbi::Alle1 { is },
             tlb::Tlbi::Ipas2e1is(operand) => Tlbi::Ipas2e1 { operand, is },
             tlb::Tlbi::Ipas2le1is(operand) => Tlbi::Ipas2le1 { operand, is },
             tlb::Tlbi::Vmalle1is => Tlbi::Vmalle1 { is },
@@ -202,8 +205,10 @@ impl Port {
 }
 
 impl TlbPort for Port {
+    #[track_caller]
     fn issue(&self, op: Op) {
-        for instruction in self.injector.pass(instruction(op)) {
+        let from = Location::caller();
+        for instruction in self.injector.pass(instruction(op), from) {
             self.machine.execute(self.cpu, instruction);
         }
     }

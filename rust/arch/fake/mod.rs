@@ -35,6 +35,7 @@ mod memory;
 mod pages;
 mod regime;
 mod roots;
+pub mod sequences;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub use inject::{
     Site, //
 };
 pub use machine::{
+    instruction,
     Machine,
     Port,
     Tables, //
@@ -176,6 +178,8 @@ pub struct System {
     violations: Vec<Violation>,
     /// An erratum: a broadcast invalidation is sure only when it was completed twice.
     repeat_tlbi: bool,
+    /// An erratum: stage-1 walks of EL1 can begin at EL2 as well.
+    speculative_at: bool,
 }
 
 impl System {
@@ -190,6 +194,7 @@ impl System {
             trace: Trace::default(),
             violations: Vec::new(),
             repeat_tlbi: false,
+            speculative_at: false,
         }
     }
 
@@ -197,6 +202,12 @@ impl System {
     /// (Linux: `ARM64_WORKAROUND_REPEAT_TLBI`).
     pub fn needs_repeated_tlbi(&mut self) {
         self.repeat_tlbi = true;
+    }
+
+    /// Gives all CPUs the erratum that an AT of EL1 can be executed speculatively at EL2, and walks
+    /// (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
+    pub fn walks_speculatively(&mut self) {
+        self.speculative_at = true;
     }
 
     /// CPU number `number`, to execute instructions on.

@@ -26,6 +26,8 @@ pub(super) const SCTLR_WXN: u64 = 1 << 19;
 pub(super) const SCTLR_EIS: u64 = 1 << 22;
 /// HCR_EL2.VM.
 pub(super) const HCR_VM: u64 = 1 << 0;
+/// HCR_EL2.FWB.
+pub(super) const HCR_FWB: u64 = 1 << 46;
 /// HCR_EL2.E2H.
 pub(super) const HCR_E2H: u64 = 1 << 34;
 
@@ -101,14 +103,14 @@ impl Control {
         }
     }
 
-    fn root(&self, stage: Stage, base: u64, start_level: i8, mair: u64) -> Root {
+    fn root(&self, stage: Stage, base: u64, start_level: i8, types: u64) -> Root {
         Root {
             format: Format {
                 stage,
                 granule_shift: self.granule_shift,
                 address: self.address(),
                 pa_bits: self.pa_bits,
-                mair,
+                types,
             },
             base,
             start_level,
@@ -139,7 +141,7 @@ impl Root {
                 granule_shift: 12,
                 address: Address::Bits48,
                 pa_bits: 48,
-                mair: 0,
+                types: 0,
             },
             base: 0,
             start_level: 0,
@@ -171,7 +173,7 @@ impl Root {
     }
 
     /// The root of a guest's stage 2.
-    pub(super) fn guest(vttbr: u64, vtcr: u64) -> Self {
+    pub(super) fn guest(hcr: u64, vttbr: u64, vtcr: u64) -> Self {
         let stage = Stage::Guest { vmid: vmid(vttbr) };
         let control = match Control::decode(vtcr) {
             Ok(control) => control,
@@ -187,7 +189,8 @@ impl Root {
             _ => return Self::broken(stage, "reserved SL0 or SL2"),
         };
         let ttbr = vttbr & ((1 << 48) - 1);
-        let root = control.root(stage, control.base(ttbr), start_level, 0);
+        let types = hcr & HCR_FWB;
+        let root = control.root(stage, control.base(ttbr), start_level, types);
         let reach = root.format.shift(start_level) + root.format.granule_shift - 3;
         let fits = root.input_bits <= reach + 4 && root.input_bits > root.format.shift(start_level);
         if fits {

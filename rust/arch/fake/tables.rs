@@ -308,10 +308,16 @@ impl System {
         }
         // At EL2 no walk of the EL1&0 regime begins, and those on their way end with a DSB.
         let walks_el1 = self.cpus[cpu].el != El::Hyp || self.cpus[cpu].walks_of_el1;
-        if walks_el1 && of(Reg::HcrEl2).iter().any(|hcr| hcr & HCR_VM != 0) {
+        if !walks_el1 {
+            return roots;
+        }
+        for hcr in of(Reg::HcrEl2) {
+            if hcr & HCR_VM == 0 {
+                continue;
+            }
             for vttbr in of(Reg::VttbrEl2) {
                 for vtcr in of(Reg::VtcrEl2) {
-                    roots.push(Root::guest(vttbr, vtcr));
+                    roots.push(Root::guest(hcr, vttbr, vtcr));
                 }
             }
         }

@@ -37,6 +37,8 @@ pub enum Reg {
     VttbrEl2,
     /// VTCR_EL2.
     VtcrEl2,
+    /// TCR_EL1.
+    TcrEl1,
     /// SP_EL2.
     SpEl2,
     /// SP_EL0.
@@ -70,6 +72,7 @@ impl Reg {
                 | Self::HcrEl2
                 | Self::VttbrEl2
                 | Self::VtcrEl2
+                | Self::TcrEl1
         )
     }
 }
@@ -198,6 +201,37 @@ pub enum Instruction {
     Tlbi(Tlbi),
     /// MSR.
     Msr(Reg, u64),
+}
+
+impl Instruction {
+    /// The name, without an operand or a value, as an assembler takes it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Dsb(domain, kind) => {
+                let domain = match domain {
+                    Domain::Nsh => "nsh",
+                    Domain::Ish => "ish",
+                    Domain::Osh => "osh",
+                    Domain::Sy => "sy",
+                };
+                let kind = match kind {
+                    Kind::Loads => "ld",
+                    Kind::Stores => "st",
+                    Kind::Full => "",
+                };
+                format!("dsb {domain}{kind}")
+            }
+            Self::Isb => "isb".into(),
+            Self::Tlbi(tlbi) => {
+                let text = tlbi.to_string();
+                text.split(',').next().unwrap_or_default().into()
+            }
+            Self::Msr(reg, _) => {
+                let name = format!("{reg:?}").to_lowercase();
+                format!("msr {}", name.replace("el", "_el"))
+            }
+        }
+    }
 }
 
 /// What an access wants to do.

@@ -48,8 +48,12 @@ pub enum Rule {
     Unsynchronised,
     /// A register of the EL1&0 regime is changed at EL2 while a walk that began at EL1 may still be on its way (R_LFHQG).
     WalkInProgress,
+    /// A walk of one guest, or of the host, can begin under the VMID of another one.
+    MixedVmid,
     /// The host runs under a guest's VMID.
     WrongVmid,
+    /// The host does not find a register as it was.
+    LostRegister,
     /// The tables do not say what they should.
     WrongTranslation,
     /// Memory is read that nobody has written.

@@ -34,6 +34,8 @@ pub enum Tlbi {
     Vale2is(u64),
     /// EL2, everything.
     Alle2is,
+    /// EL1&0 under all VMIDs, both stages.
+    Alle1is,
     /// EL1&0 under the current VMID, stage 2 by IPA, leaves and cached walks.
     Ipas2e1is(u64),
     /// EL1&0 under the current VMID, stage 2 by IPA, leaves only.
@@ -57,6 +59,8 @@ pub enum Op {
     Tlbi(Tlbi),
     /// MSR VTTBR_EL2.
     WriteVttbr(u64),
+    /// MSR TCR_EL1.
+    WriteTcrEl1(u64),
 }
 
 /// What executes the instructions: the CPU, at EL2, or a model of it.
@@ -71,6 +75,9 @@ type OperandAddress = Field<0, 44>;
 type TtlLevel = Field<44, 2>;
 /// TTL: the granule, in the upper two bits; 0 is no hint at all.
 type TtlGranule = Field<46, 2>;
+
+/// TCR_EL1.EPD0 and EPD1: no walks from TTBR0_EL1 and TTBR1_EL1.
+const NO_WALKS: u64 = (1 << 7) | (1 << 23);
 
 /// More operations than this cost more than refilling all of the TLB does.
 const MAX_BY_ADDRESS: u64 = 512;
@@ -173,6 +180,21 @@ impl<P: TlbPort> Maintenance<HypVa> for HypTlb<P> {
     }
 }
 
+/// Invalidates all that is cached for guests under any VMID, on all CPUs: before VMIDs are given out anew.
+///
+/// Executed at EL2, which it does not concern, so that no ISB is needed: a guest is entered by an exception return.
+pub fn invalidate_all_vms<P: TlbPort>(port: &P, features: TlbFeatures) {
+    // Without it a walker could read an old descriptor again after the TLBI.
+    port.issue(Op::DsbIshst);
+    port.issue(Op::Tlbi(Tlbi::Alle1is));
+    // Completes it on all CPUs, before any of them runs another guest under an old VMID.
+    port.issue(Op::DsbIsh);
+    if features.repeat {
+        port.issue(Op::Tlbi(Tlbi::Alle1is));
+        port.issue(Op::DsbIsh);
+    }
+}
+
 /// Maintenance of one guest's stage 2, executed at EL2 while no guest runs on this CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestTlb<P> {
@@ -186,6 +208,9 @@ pub struct GuestTlb<P> {
     pub guest_vttbr: u64,
     /// VTTBR_EL2 to leave behind.
     pub host_vttbr: u64,
+    /// TCR_EL1 of the host, on CPUs with an erratum that lets an AT be executed speculatively while VTTBR_EL2 and the
+    /// registers of EL1 belong to different guests (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
+    pub host_tcr: Option<u64>,
 }
 
 impl<P: TlbPort> GuestTlb<P> {
@@ -199,12 +224,25 @@ impl<P: TlbPort> GuestTlb<P> {
         // The stores to the tables are seen by all walkers, and walks of this CPU under the old VMID are done: a full DSB
         // does for both.
         self.port.issue(Op::DsbIsh);
+        if let Some(tcr) = self.host_tcr {
+            // No walk of the host's stage 1 can start from here on: its result would be cached under the guest's VMID.
+            self.port.issue(Op::WriteTcrEl1(tcr | NO_WALKS));
+            self.port.issue(Op::Isb);
+        }
         self.port.issue(Op::WriteVttbr(self.guest_vttbr));
         self.port.issue(Op::Isb);
         sequence();
+        // The TLBIs are finished for this CPU too before anything else changes, as in the examples of the Arm ARM. It costs
+        // little and spares every reader the proof that it could go: the DSB before it has completed the TLBIs, an MSR does
+        // not overtake a DSB, and the ISB behind that MSR does for both. So no mutant dies here.
         self.port.issue(Op::Isb);
         self.port.issue(Op::WriteVttbr(self.host_vttbr));
+        // What EL2 does next, it does under the host's VMID for sure.
         self.port.issue(Op::Isb);
+        if let Some(tcr) = self.host_tcr {
+            // No ISB: EL2 does not use it, and the host is entered by an exception return.
+            self.port.issue(Op::WriteTcrEl1(tcr));
+        }
     }
 
     /// Issues `tlbis` and waits until they are complete.

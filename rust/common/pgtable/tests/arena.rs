@@ -275,6 +275,7 @@ impl State {
                 self.vttbr = vttbr;
                 self.vttbr_in_effect = false;
             }
+            Op::WriteTcrEl1(_) => {}
         }
     }
 
@@ -290,7 +291,7 @@ impl State {
         }
         let in_guest = self.vttbr == GUEST_VTTBR && self.vttbr_in_effect;
         match tlbi {
-            Tlbi::Vae2is(_) | Tlbi::Vale2is(_) | Tlbi::Alle2is => {
+            Tlbi::Vae2is(_) | Tlbi::Vale2is(_) | Tlbi::Alle2is | Tlbi::Alle1is => {
                 self.advance(Stage::Visible, Stage::Issued);
             }
             Tlbi::Ipas2e1is(_) | Tlbi::Ipas2le1is(_) if in_guest => {

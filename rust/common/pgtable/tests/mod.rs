@@ -126,6 +126,7 @@ impl Subject for Stage2 {
             features: TlbFeatures::default(),
             guest_vttbr: GUEST_VTTBR,
             host_vttbr: 0,
+            host_tcr: None,
         }
     }
 

@@ -5,7 +5,10 @@
 use std::vec::Vec;
 
 use super::{
-    super::tlb::Tlbi,
+    super::tlb::{
+        invalidate_all_vms,
+        Tlbi, //
+    },
     *, //
 };
 
@@ -375,8 +378,48 @@ fn guest_tlb(repeat: bool) -> (Arena, GuestTlb<Arena>) {
         features: TlbFeatures { ttl: true, repeat },
         guest_vttbr: GUEST_VTTBR,
         host_vttbr: 0x55,
+        host_tcr: None,
     };
     (arena, tlb)
+}
+
+#[test]
+fn guest_invalidation_keeps_walks_off_where_needed() {
+    let (arena, tlb) = guest_tlb(false);
+    let tlb = GuestTlb {
+        host_tcr: Some(0x10),
+        ..tlb
+    };
+    tlb.invalidate_vm();
+    assert_eq!(
+        ops(&arena.take_trace()),
+        [
+            Op::DsbIsh,
+            Op::WriteTcrEl1(0x80_0090),
+            Op::Isb,
+            Op::WriteVttbr(GUEST_VTTBR),
+            Op::Isb,
+            Op::Tlbi(Tlbi::Vmalls12e1is),
+            Op::DsbIsh,
+            Op::Isb,
+            Op::WriteVttbr(0x55),
+            Op::Isb,
+            Op::WriteTcrEl1(0x10),
+        ]
+    );
+}
+
+#[test]
+fn guest_invalidation_of_all_vmids_needs_none_in_place() {
+    for (repeat, times) in [(false, 1), (true, 2)] {
+        let arena = Arena::new(Granule::K4, 0);
+        invalidate_all_vms(&arena, TlbFeatures { ttl: false, repeat });
+        let mut expected = vec![Op::DsbIshst];
+        for _ in 0..times {
+            expected.extend([Op::Tlbi(Tlbi::Alle1is), Op::DsbIsh]);
+        }
+        assert_eq!(ops(&arena.take_trace()), expected);
+    }
 }
 
 /// What stands around every invalidation at stage 2.
