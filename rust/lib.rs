@@ -12,6 +12,6 @@
 pub mod common;
 
 /// The adversary that takes the place of `arch` here.
-#[cfg(feature = "model")]
+#[cfg(any(test, feature = "model"))]
 #[path = "arch/fake/mod.rs"]
 pub mod fake;
