@@ -8,6 +8,7 @@ mod descriptors;
 mod geometry;
 mod model;
 mod monitor;
+mod only;
 mod operations;
 mod refusals;
 mod sequences;
