@@ -88,8 +88,8 @@ pub trait Machine {
     fn mrs(&mut self, reg: SysReg) -> Outcome<u64>;
     /// Writes a system register.
     fn msr(&mut self, reg: SysReg, value: u64) -> Outcome<()>;
-    /// TLB and cache maintenance.
-    fn sys(&mut self, op: SysOp) -> Outcome<()>;
+    /// TLB and cache maintenance, address translation.
+    fn sys(&mut self, op: SysOp, operand: u64) -> Outcome<()>;
     /// DSB.
     fn dsb(&mut self, barrier: Barrier) -> Outcome<()>;
     /// ISB.
@@ -191,7 +191,7 @@ impl Core {
             }
             Insn::Msr { reg, rt } => self.write_register(reg, self.get(rt), machine)?,
             Insn::SelectSp(el2h) => self.el2h = el2h,
-            Insn::Sys { op, .. } => machine.sys(op)?,
+            Insn::Sys { op, rt } => machine.sys(op, self.get(rt))?,
             Insn::Dsb(barrier) => machine.dsb(barrier)?,
             Insn::Isb => machine.isb()?,
             Insn::Eret => return self.exception_return(machine),

@@ -319,6 +319,21 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
     insn.ok_or(Unknown(word))
 }
 
+/// Whether `word` is there for the machine's sake: a barrier, maintenance, or the write of a system register.
+pub fn is_maintenance(word: u32) -> bool {
+    // All are in the System encoding space, so that those which the interpreter does not know count as well: bits 31:22,
+    // and bit 21 clear (no MRS, no SYSL). NOP and its kin have CRn = 2 with op0 = 0 and op1 = 3.
+    let is_hint = word & 0xffff_f01f == 0xd503_201f;
+    let at = matches!(
+        decode(word),
+        Ok(Insn::Sys {
+            op: SysOp::AtS1e2r | SysOp::AtS1e2w,
+            ..
+        })
+    );
+    word & 0xffe0_0000 == 0xd500_0000 && !is_hint && !at
+}
+
 fn branch(id: InsnId, word: u32) -> Option<Insn> {
     let by_test = |test, if_zero, offset| Insn::BranchTest {
         rt: reg(word, 0),

@@ -15,5 +15,6 @@ pub mod machine;
 pub mod mutants;
 pub mod registers;
 pub mod scenario;
+pub mod sources;
 pub mod sysreg;
 pub mod world;

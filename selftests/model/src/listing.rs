@@ -16,6 +16,13 @@ const SOURCES: [(&str, &str); 2] = [
     ("asm/vectors.S", include_str!("../../../asm/vectors.S")),
 ];
 
+/// Whether the function called `name` is in one of the sources.
+pub fn knows(name: &str) -> bool {
+    let label = format!("{name}:");
+    let is_there = |source: &str| source.lines().any(|line| line == label);
+    SOURCES.iter().any(|(_, source)| is_there(source))
+}
+
 /// `file:line` of the instruction at `offset`.
 pub fn line_of(image: &Image, offset: u64) -> Option<String> {
     let (function, distance) = image.locate(offset)?;
@@ -71,6 +78,12 @@ start:
     fn statements_of_function_have_their_lines() {
         let found: Vec<_> = statements(SOURCE, "start").collect();
         assert_eq!(found, [(4, "mov\tx0, xzr"), (6, "dsb\tnsh"), (8, "isb")]);
+    }
+
+    #[test]
+    fn knows_labels_of_sources_only() {
+        assert!(knows("eltwo_init"));
+        assert!(!knows("eltwo_nothing"));
     }
 
     #[test]

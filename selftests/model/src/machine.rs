@@ -3,12 +3,14 @@
 //! The interpreter's view of one CPU of the adversary.
 
 use eltwo::fake::{
+    Access,
     Domain,
     El,
     Kind,
     Reg,
     System,
     Tlbi,
+    Translation,
     Violation, //
 };
 
@@ -28,6 +30,12 @@ use crate::{
     },
 };
 
+/// PAR_EL1.F: the translation fails.
+pub(crate) const PAR_F: u64 = 1;
+/// PAR_EL1, the bit that is always set.
+pub(crate) const PAR_RES1: u64 = 1 << 11;
+/// The result of an AT that is not synchronised yet; 0 if there is none.
+const AT_RESULT: Reg = Reg::Other("result of AT");
 /// PSTATE.M of EL2, in SPSR_EL2.
 const SPSR_EL2H: u64 = 0b1001;
 
@@ -81,6 +89,28 @@ impl<'a> Pe<'a> {
     }
 }
 
+impl Pe<'_> {
+    /// AT: the result gets to PAR_EL1 with the next context synchronization event (Arm ARM D8.17.2).
+    fn translate(&mut self, va: u64, access: Access) -> Outcome<()> {
+        let mut cpu = self.system.cpu(self.cpu);
+        let result = match cpu.probe(va, access)? {
+            Translation::Mapped { pa, .. } => pa & !0xfff,
+            Translation::Fault | Translation::Denied => PAR_F,
+        };
+        Ok(cpu.msr(AT_RESULT, PAR_RES1 | result)?)
+    }
+
+    /// PAR_EL1 is neither the old nor the new value while an AT is not synchronised.
+    fn check_par(&mut self, reg: SysReg) -> Outcome<()> {
+        if reg == SysReg::PAR_EL1 && self.system.cpu(self.cpu).mrs(AT_RESULT) != 0 {
+            return Err(Failure::new(
+                "Unsynchronised: PAR_EL1 behind an AT without an ISB",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Machine for Pe<'_> {
     fn fetch(&mut self, pc: u64) -> Outcome<u32> {
         let fetched = self.system.cpu(self.cpu).fetch(pc)?;
@@ -104,19 +134,23 @@ impl Machine for Pe<'_> {
     }
 
     fn mrs(&mut self, reg: SysReg) -> Outcome<u64> {
+        self.check_par(reg)?;
         Ok(self.system.cpu(self.cpu).mrs(model_reg(reg)))
     }
 
     fn msr(&mut self, reg: SysReg, value: u64) -> Outcome<()> {
+        self.check_par(reg)?;
         Ok(self.system.cpu(self.cpu).msr(model_reg(reg), value)?)
     }
 
-    fn sys(&mut self, op: SysOp) -> Outcome<()> {
+    fn sys(&mut self, op: SysOp, operand: u64) -> Outcome<()> {
         let mut cpu = self.system.cpu(self.cpu);
         match op {
             SysOp::TlbiAlle2 => cpu.tlbi(Tlbi::Alle2 { is: false })?,
             SysOp::TlbiAlle1 => cpu.tlbi(Tlbi::Alle1 { is: false })?,
             SysOp::IcIallu => cpu.ic_iallu()?,
+            SysOp::AtS1e2r => self.translate(operand, Access::Read)?,
+            SysOp::AtS1e2w => self.translate(operand, Access::Write)?,
         }
         Ok(())
     }
@@ -138,7 +172,14 @@ impl Machine for Pe<'_> {
     }
 
     fn isb(&mut self) -> Outcome<()> {
-        Ok(self.system.cpu(self.cpu).isb()?)
+        let mut cpu = self.system.cpu(self.cpu);
+        cpu.isb()?;
+        let result = cpu.mrs(AT_RESULT);
+        if result != 0 {
+            cpu.msr(model_reg(SysReg::PAR_EL1), result)?;
+            cpu.msr(AT_RESULT, 0)?;
+        }
+        Ok(())
     }
 
     fn eret(&mut self, spsr: u64) -> Outcome<()> {

@@ -88,6 +88,9 @@ fn mutate(image: &Image) -> Result<ExitCode> {
         println!("\nnot killed:");
         left.iter().copied().for_each(show);
     }
+    for (function, instructions) in mutants::not_under_test(image) {
+        println!("not under test: {instructions} instructions of {function}");
+    }
     println!(
         "mutants: killed {} of {}",
         mutants.len() - left.len(),

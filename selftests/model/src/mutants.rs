@@ -2,9 +2,15 @@
 
 //! Mutation: each instruction that is there for the machine's sake is taken out, and a scenario must fail.
 //!
-//! In the linked pages these are all DSB, ISB, TLBI, IC, DC and MSR, one at a time replaced by NOP, and then by what is
-//! easily mistaken for it. Of what the host does in Rust, it is the steps of its set-up. One that nobody misses is a
-//! survivor, and a survivor must be on a list, with the reason that stands at the instruction in the source.
+//! - In the linked image these are all DSB, ISB, TLBI, IC, DC and MSR of the idmap page, of the vectors and of EL2's
+//!   translation of an address, one at a time replaced by NOP, and then by what is easily mistaken for it.
+//! - In the sequences of the walker it is each instruction that they issue, and each one that `rust/arch/el2.rs` makes of
+//!   it, left out or weakened while the walker works (`fake::sequences`).
+//! - Of what the host does in `rust/arch/el1.rs`, it is the steps of its set-up.
+//! - An instruction of `rust/arch` that none of these runs has issued is nobody's, and counts as a survivor.
+//!
+//! An instruction that nobody misses is a survivor. A survivor is let pass only with an argument: for the linked image on a
+//! list, else in a comment above the instruction that says "no mutant dies here".
 
 use std::{
     sync::atomic::{
@@ -19,6 +25,7 @@ use anyhow::{
     Context as _,
     Result, //
 };
+use eltwo::fake::sequences;
 
 use crate::{
     elf::Image,
@@ -29,11 +36,19 @@ use crate::{
     listing,
     scenario::{
         self,
-        several::others_first,
+        several::{
+            others_first,
+            three_cpus, //
+        },
+        translate,
         Scenario, //
     },
+    sources,
     sysreg::SysOp,
-    world::HOST_STEPS, //
+    world::{
+        HostStep,
+        HOST_STEPS, //
+    },
 };
 
 /// Survivors that are right: function, text of the instruction, how many of that text come before it in the function, and
@@ -51,7 +66,7 @@ pub enum Verdict {
         reason: String,
     },
     /// None did, for this reason.
-    Argued(&'static str),
+    Argued(String),
     /// None did.
     Survived,
 }
@@ -81,25 +96,41 @@ impl Mutant {
     }
 }
 
-/// Offsets of all instructions in the pages under test that exist for the machine's sake.
-pub fn targets(image: &Image) -> Vec<u64> {
-    let assembly = |name: &str| name.starts_with("eltwo_") && name != "eltwo_header";
+/// Offsets of all instructions in the code under test that exist for the machine's sake.
+///
+/// # Errors
+///
+/// The image has no code that translates an address.
+pub fn targets(image: &Image) -> Result<Vec<u64>> {
+    let under_test = |name: &str| name != "eltwo_header" && listing::knows(name);
     let mut offsets: Vec<u64> = image
         .functions()
-        .filter(|function| assembly(&function.name))
-        .flat_map(|function| function.range.clone().step_by(4))
-        .filter(|offset| image.word(*offset).is_some_and(is_target))
+        .filter(|function| under_test(&function.name))
+        .map(|function| function.range.clone())
+        .chain([translate::instructions(image)?])
+        .flat_map(|range| range.step_by(4))
+        .filter(|offset| image.word(*offset).is_some_and(insn::is_maintenance))
         .collect();
     offsets.sort_unstable();
     offsets.dedup();
-    offsets
+    Ok(offsets)
 }
 
-fn is_target(word: u32) -> bool {
-    matches!(
-        insn::decode(word),
-        Ok(Insn::Dsb(_) | Insn::Isb | Insn::Sys { .. } | Insn::Msr { .. } | Insn::SelectSp(_))
-    )
+/// Functions in assembly that no scenario runs: their number of such instructions, by name. These are no mutants.
+pub fn not_under_test(image: &Image) -> Vec<(String, usize)> {
+    let assembly = |name: &str| name.starts_with("eltwo_") && !listing::knows(name);
+    let functions = image
+        .functions()
+        .filter(|function| assembly(&function.name));
+    let counted = functions.map(|function| {
+        let words = function.range.clone().step_by(4);
+        let words = words.filter_map(|offset| image.word(offset));
+        (
+            function.name.clone(),
+            words.filter(|word| insn::is_maintenance(*word)).count(),
+        )
+    });
+    counted.filter(|(_, count)| *count != 0).collect()
 }
 
 /// What may stand in the place of `word`: nothing, a DSB for stores or for loads only, or the TLBI of the other regime.
@@ -133,7 +164,7 @@ pub fn run(image: &Image) -> Result<Vec<Mutant>> {
         let result = scenario.run(image);
         result.with_context(|| format!("{} fails without any mutation", scenario.name))?;
     }
-    let targets: Vec<(u64, u32)> = targets(image)
+    let targets: Vec<(u64, u32)> = targets(image)?
         .into_iter()
         .flat_map(|offset| {
             let word = image.word(offset).unwrap_or(insn::NOP);
@@ -162,24 +193,85 @@ pub fn run(image: &Image) -> Result<Vec<Mutant>> {
     let mut mutants = done.into_inner().unwrap_or_default();
     mutants.sort_by_key(|(number, _)| *number);
     let linked = mutants.into_iter().map(|(_, mutant)| mutant);
-    Ok(linked.chain(host_steps(image)).collect())
+    let issued = sequences::mutants();
+    let strangers = strangers(&issued);
+    Ok(linked
+        .chain(host_steps(image))
+        .chain(issued.into_iter().map(of_sequence))
+        .chain(strangers)
+        .collect())
 }
 
 /// Leaves out what the host does for the machine's sake, step by step.
 fn host_steps(image: &Image) -> impl Iterator<Item = Mutant> + '_ {
     HOST_STEPS.iter().map(|step| {
         let killer = [false, true].into_iter().find_map(|icache_on| {
-            let run = others_first(image, icache_on, &[step.change]);
+            let run = others_first(image, &three_cpus(icache_on), &[step.change]);
             Some(killed("others_first", &run.err()?))
         });
-        let survivor = step.argument.map_or(Verdict::Survived, Verdict::Argued);
+        let place = sources::find(step.function, step.text);
+        let argument = place.as_ref().and_then(|place| place.argument.clone());
+        let survivor = argument.map_or(Verdict::Survived, Verdict::Argued);
         Mutant {
-            place: step.place.into(),
-            line: "rust/host".into(),
+            place: format!("{} ({})", step.function, step.of),
+            line: place.map_or_else(|| "rust/host/service.rs".into(), |place| place.line()),
             text: step.text.into(),
             verdict: killer.unwrap_or(survivor),
         }
     })
+}
+
+/// A mutant of the walker's sequences, as one of ours.
+fn of_sequence(mutant: sequences::Mutant) -> Mutant {
+    let rules: Vec<String> = mutant
+        .killed_by
+        .iter()
+        .map(|rule| format!("{rule:?}"))
+        .collect();
+    let verdict = match (rules.is_empty(), mutant.argument) {
+        (false, _) => Verdict::Killed {
+            by: "the walker's operations".into(),
+            reason: rules.join(", "),
+        },
+        (true, Some(argument)) => Verdict::Argued(argument),
+        (true, None) => Verdict::Survived,
+    };
+    let (place, line) = if mutant.line == sequences::PORT {
+        let name = mutant.text.split(" ->").next().unwrap_or_default();
+        let line = sources::find("issue", name).map_or(mutant.line, |place| place.line());
+        ("Cpu::issue".into(), line)
+    } else {
+        (mutant.place, mutant.line)
+    };
+    Mutant {
+        place,
+        line,
+        text: mutant.text,
+        verdict,
+    }
+}
+
+/// Instructions of `rust/arch` that no run has issued.
+fn strangers(issued: &[sequences::Mutant]) -> Vec<Mutant> {
+    let by_host = |place: &sources::Place| {
+        let is_it = |step: &HostStep| step.function == place.function && step.text == place.text;
+        HOST_STEPS.iter().any(is_it)
+    };
+    let by_sequence = |place: &sources::Place| {
+        place.function == "issue" && issued.iter().any(|mutant| mutant.text == place.text)
+    };
+    // What `scenario::translate` runs is a target in the image.
+    let by_image = |place: &sources::Place| place.function == "translate";
+    sources::all()
+        .into_iter()
+        .filter(|place| !by_host(place) && !by_sequence(place) && !by_image(place))
+        .map(|place| Mutant {
+            line: place.line(),
+            place: place.function,
+            text: place.text,
+            verdict: place.argument.map_or(Verdict::Survived, Verdict::Argued),
+        })
+        .collect()
 }
 
 fn judge(image: &Image, offset: u64, other: u32) -> Mutant {
@@ -188,21 +280,38 @@ fn judge(image: &Image, offset: u64, other: u32) -> Mutant {
         .iter()
         .find_map(|scenario| kills(scenario, &mutated));
     let verdict = killer.unwrap_or_else(|| match argument(image, offset) {
-        Some(reason) if other == insn::NOP => Verdict::Argued(reason),
+        Some(reason) if other == insn::NOP => Verdict::Argued(reason.into()),
         _ => Verdict::Survived,
     });
     let text = image
         .word(offset)
         .map_or_else(String::new, insn::disassemble);
     Mutant {
-        place: image.place(offset),
-        line: listing::line_of(image, offset).unwrap_or_else(|| "?".into()),
+        place: place_of(image, offset),
+        line: line_of(image, offset).unwrap_or_else(|| "?".into()),
         text: match other {
             insn::NOP => text,
             other => format!("{text} -> {}", insn::disassemble(other)),
         },
         verdict,
     }
+}
+
+/// Symbol and distance. The names of Rust's functions are long, and inlining makes them say little.
+fn place_of(image: &Image, offset: u64) -> String {
+    match translate::instructions(image) {
+        Ok(range) if range.contains(&offset) => format!("translate+{:#x}", offset - range.start),
+        _ => image.place(offset),
+    }
+}
+
+/// Where the instruction at `offset` stands in the sources, in assembly or in Rust.
+fn line_of(image: &Image, offset: u64) -> Option<String> {
+    listing::line_of(image, offset).or_else(|| {
+        let text = image.word(offset).map(insn::disassemble)?;
+        let text = text.split(',').next()?;
+        Some(sources::find("translate", text)?.line())
+    })
 }
 
 fn kills(scenario: &Scenario, image: &Image) -> Option<Verdict> {

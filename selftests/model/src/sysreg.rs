@@ -35,6 +35,7 @@ registers! {
     ELR_EL1 = 3 0 4 0 1;
     ESR_EL1 = 3 0 5 2 0;
     SCTLR_EL1 = 3 0 1 0 0;
+    PAR_EL1 = 3 0 7 4 0;
     VBAR_EL1 = 3 0 12 0 0;
     VPIDR_EL2 = 3 4 0 0 0;
     VMPIDR_EL2 = 3 4 0 0 5;
@@ -120,13 +121,19 @@ pub enum SysOp {
     TlbiAlle1,
     /// IC IALLU.
     IcIallu,
+    /// AT S1E2R.
+    AtS1e2r,
+    /// AT S1E2W.
+    AtS1e2w,
 }
 
 impl SysOp {
-    const ALL: [(u32, SysOp, &'static str); 3] = [
+    const ALL: [(u32, SysOp, &'static str); 5] = [
         (Self::key(4, 8, 7, 0), SysOp::TlbiAlle2, "tlbi alle2"),
         (Self::key(4, 8, 7, 4), SysOp::TlbiAlle1, "tlbi alle1"),
         (Self::key(0, 7, 5, 0), SysOp::IcIallu, "ic iallu"),
+        (Self::key(4, 7, 8, 0), SysOp::AtS1e2r, "at s1e2r"),
+        (Self::key(4, 7, 8, 1), SysOp::AtS1e2w, "at s1e2w"),
     ];
 
     const fn key(op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {

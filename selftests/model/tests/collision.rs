@@ -15,6 +15,10 @@ use eltwo_model::{
     elf::Image,
     scenario::{
         drive::Leave,
+        several::{
+            others_first,
+            three_cpus, //
+        },
         single::there_and_back, //
     },
     world::{
@@ -67,7 +71,35 @@ fn single_pgd_for_both_phases_is_caught() {
     assert_caught(run(&image(), &[Change::OnePgd]), "idmap page at run time");
 }
 
-/// Memory is given to the image just where an image elsewhere has its VA at run time.
+#[test]
+fn collision_on_three_cpus_in_single_step_without_invalidation_is_caught() {
+    let image = single_step(&image());
+    let run = others_first(&image, &three_cpus(false), &[Change::Collision]);
+    assert_caught(run, "TlbConflict");
+}
+
+#[test]
+fn collision_on_three_cpus_with_trampoline_but_without_invalidation_is_caught() {
+    let image = without(&image(), "eltwo_init", "tlbi alle2", 1);
+    let run = others_first(&image, &three_cpus(false), &[Change::Collision]);
+    assert_caught(run, "TlbConflict");
+}
+
+/// Without a collision, what is missing still shows.
+#[test]
+fn sequence_on_three_cpus_in_single_step_without_invalidation_is_caught() {
+    let image = single_step(&image());
+    let run = others_first(&image, &three_cpus(false), &[]);
+    assert_caught(run, "TlbConflict");
+}
+
+#[test]
+fn sequence_on_three_cpus_as_linked_is_clean() {
+    others_first(&image(), &three_cpus(false), &[]).unwrap();
+}
+
+/// Memory is given to the image just where an image elsewhere has its VA at run time: the layout steps aside, on one CPU
+/// as on three.
 #[test]
 fn collision_that_memory_invites_is_clean() {
     let image = image();
@@ -78,14 +110,33 @@ fn collision_that_memory_invites_is_clean() {
             image_pa,
             ram: (first, first + 0x7fff_ffff),
             seed,
-            ..Ground::default()
+            ..three_cpus(false)
         };
-        if let Err(error) = there_and_back(&image, &ground, &[], Leave::Reset) {
-            panic!("image at {image_pa:#x}: {error:#}");
+        for cpus in [1, ground.cpus] {
+            let ground = Ground { cpus, ..ground };
+            if let Err(error) = others_first(&image, &ground, &[]) {
+                panic!("image at {image_pa:#x}, {cpus} CPUs: {error:#}");
+            }
         }
         let world = World::new(&image, &ground, &[]).unwrap();
         let layout = &world.prepared.layout;
         assert!(!layout.image().contains(layout.idmap().first()));
         image_pa = layout.image().first().raw();
     }
+}
+
+/// The same memory, and a layout that does not step aside: what the two steps and the layout are for.
+#[test]
+fn collision_that_memory_invites_without_layout_is_caught() {
+    let ground = three_cpus(false);
+    let world = World::new(&image(), &ground, &[]).unwrap();
+    let image_pa = world.prepared.layout.image().first().raw();
+    let first = image_pa & !0x3fff_ffff;
+    let ground = Ground {
+        image_pa,
+        ram: (first, first + 0x7fff_ffff),
+        ..ground
+    };
+    let run = others_first(&single_step(&image()), &ground, &[Change::Collision]);
+    assert_caught(run, "TlbConflict");
 }

@@ -46,6 +46,7 @@ scenarios! {
     stub_calls_refused_leave_all_as_it_is = "refused_stub_calls";
     read_reg_from_stub_gives_each_register = "read_reg_from_stub";
     read_reg_from_rust_gives_each_register = "read_reg_from_rust";
+    translate_gives_what_the_mmu_does = "translate_of_va";
     fault_at_el2_is_contained = "fault_at_el2";
     fault_in_vectors_is_contained = "fault_in_vectors";
     trap_of_host_becomes_undefined = "trap_of_host";

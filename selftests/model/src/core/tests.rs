@@ -45,7 +45,7 @@ impl Machine for Flat {
         Ok(())
     }
 
-    fn sys(&mut self, _op: SysOp) -> Outcome<()> {
+    fn sys(&mut self, _op: SysOp, _operand: u64) -> Outcome<()> {
         Ok(())
     }
 

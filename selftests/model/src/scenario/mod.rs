@@ -10,6 +10,7 @@ pub mod drive;
 mod faults;
 pub mod several;
 pub mod single;
+pub mod translate;
 
 use anyhow::Result;
 
@@ -71,6 +72,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "read_reg_from_rust",
         run: single::read_reg_from_rust,
+    },
+    Scenario {
+        name: "translate_of_va",
+        run: translate::translate_of_va,
     },
     Scenario {
         name: "fault_at_el2",

@@ -34,11 +34,7 @@ use crate::{
 const CPUS: usize = 3;
 
 fn machine(image: &Image) -> Result<World> {
-    let ground = Ground {
-        cpus: CPUS,
-        ..Ground::default()
-    };
-    let mut world = World::new(image, &ground, &[])?;
+    let mut world = World::new(image, &three_cpus(false), &[])?;
     allow_restart(&mut world);
     Ok(world)
 }
@@ -80,23 +76,27 @@ pub(super) fn cpus_in_turn(image: &Image) -> Result<()> {
     Ok(())
 }
 
+/// Three CPUs. `icache_on`: see [`Ground`].
+pub fn three_cpus(icache_on: bool) -> Ground {
+    Ground {
+        cpus: CPUS,
+        icache_on,
+        ..Ground::default()
+    }
+}
+
 /// The CPU that has loaded the module is the last to come in, so no other one can rely on what it does on its way.
 ///
 /// # Errors
 ///
 /// A violation.
-pub fn others_first(image: &Image, icache_on: bool, changes: &[Change]) -> Result<()> {
-    let ground = Ground {
-        cpus: CPUS,
-        icache_on,
-        ..Ground::default()
-    };
-    let mut world = World::new(image, &ground, changes)?;
-    for cpu in (0..CPUS).rev() {
+pub fn others_first(image: &Image, ground: &Ground, changes: &[Change]) -> Result<()> {
+    let mut world = World::new(image, ground, changes)?;
+    for cpu in (0..ground.cpus).rev() {
         bring_up(&mut world, cpu)?;
         hypercall(&mut world, cpu, [0; 5])?;
     }
-    for cpu in 0..CPUS {
+    for cpu in 0..ground.cpus {
         take_down(&mut world, cpu, Leave::ResetVectors)?;
     }
     unload(&mut world)?;
@@ -104,8 +104,8 @@ pub fn others_first(image: &Image, icache_on: bool, changes: &[Change]) -> Resul
 }
 
 pub(super) fn cpus_from_the_last(image: &Image) -> Result<()> {
-    others_first(image, false, &[])?;
-    others_first(image, true, &[])
+    others_first(image, &three_cpus(false), &[])?;
+    others_first(image, &three_cpus(true), &[])
 }
 
 /// Runs all CPUs, one instruction of each in turn, until all have ended. CPU n starts n * `lag` rounds late.

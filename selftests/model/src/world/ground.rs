@@ -69,44 +69,54 @@ pub enum Change {
 pub struct HostStep {
     /// Leaves it out.
     pub change: Change,
-    /// Where the host takes it.
-    pub place: &'static str,
-    /// What it is.
+    /// The function of `rust/arch/el1.rs` that takes it, or of the kernel.
+    pub function: &'static str,
+    /// For what it is taken.
+    pub of: &'static str,
+    /// The instruction; the function itself if it is the kernel's, whose maintenance inside is the kernel's.
     pub text: &'static str,
-    /// Why nobody misses it, if nobody does.
-    pub argument: Option<&'static str>,
 }
 
-const fn step(change: Change, place: &'static str, text: &'static str) -> HostStep {
+const fn step(
+    change: Change,
+    function: &'static str,
+    of: &'static str,
+    text: &'static str,
+) -> HostStep {
     HostStep {
         change,
-        place,
+        function,
+        of,
         text,
-        argument: None,
     }
 }
 
-/// All of them. Maintenance inside of functions of the kernel is the kernel's.
+/// All of them.
 pub const HOST_STEPS: [HostStep; 6] = [
     step(
         Change::SkipInvalidateOfCode,
-        "clean_image",
+        "caches_clean_inval_pou",
+        "image",
         "caches_clean_inval_pou",
     ),
-    step(Change::SkipCleanOfImage, "clean_to_poc (image)", "dc civac"),
-    step(Change::SkipDsbAfterImage, "clean_to_poc (image)", "dsb sy"),
+    step(
+        Change::SkipCleanOfImage,
+        "clean_to_poc",
+        "image",
+        "dc civac",
+    ),
+    step(Change::SkipDsbAfterImage, "clean_to_poc", "image", "dsb sy"),
     step(
         Change::SkipCleanOfContext,
-        "clean_to_poc (context)",
+        "clean_to_poc",
+        "context",
         "dc civac",
     ),
     step(
         Change::SkipDsbAfterContext,
-        "clean_to_poc (context)",
+        "clean_to_poc",
+        "context",
         "dsb sy",
     ),
-    HostStep {
-        argument: Some("clean_to_poc comes later on the same CPU, and its DSB SY does for both"),
-        ..step(Change::SkipPublish, "publish_tables", "dsb ishst")
-    },
+    step(Change::SkipPublish, "publish_tables", "tables", "dsb ishst"),
 ];

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The maintenance instructions of `rust/arch`, by their lines, so that a mutant has a place and none goes without one.
+//!
+//! An instruction is found by its text in an `asm!`. The sources are the ones that this program was built from.
+
+/// Words of a comment that argues for an instruction which nobody misses.
+const ARGUMENT: &str = "no mutant dies here";
+
+/// What begins an instruction that is there for the machine's sake.
+const MNEMONICS: [&str; 6] = ["dsb", "isb", "tlbi", "ic", "dc", "msr"];
+
+/// The files.
+const SOURCES: [(&str, &str); 2] = [
+    (
+        "rust/arch/el1.rs",
+        include_str!("../../../rust/arch/el1.rs"),
+    ),
+    (
+        "rust/arch/el2.rs",
+        include_str!("../../../rust/arch/el2.rs"),
+    ),
+];
+
+/// A maintenance instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// File.
+    pub file: &'static str,
+    /// Line, from 1.
+    pub line: usize,
+    /// Function that it is in.
+    pub function: String,
+    /// The instruction without its operands, but with a system register or the kind of operation.
+    pub text: String,
+    /// The comment above it that says why it stays, if nobody misses it.
+    pub argument: Option<String>,
+}
+
+impl Place {
+    /// `file:line`.
+    pub fn line(&self) -> String {
+        format!("{}:{}", self.file, self.line)
+    }
+}
+
+/// All of them.
+pub fn all() -> Vec<Place> {
+    let of_file = |(file, source): (&'static str, &'static str)| places(file, source);
+    SOURCES.into_iter().flat_map(of_file).collect()
+}
+
+/// The first instruction with this text in `function`.
+pub fn find(function: &str, text: &str) -> Option<Place> {
+    all()
+        .into_iter()
+        .find(|place| place.function == function && place.text == text)
+}
+
+fn places(file: &'static str, source: &str) -> Vec<Place> {
+    let mut function = "";
+    let mut found = Vec::new();
+    let lines: Vec<&str> = source.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        if line.trim().starts_with("//") {
+            continue;
+        }
+        function = declared(line).unwrap_or(function);
+        let literals = line.split('"').skip(1).step_by(2);
+        for text in literals.filter_map(instruction) {
+            found.push(Place {
+                file,
+                line: index + 1,
+                function: function.to_owned(),
+                text,
+                argument: argument(lines.get(..index).unwrap_or_default()),
+            });
+        }
+    }
+    found
+}
+
+/// The name of the function that begins in `line`.
+fn declared(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("fn ")?;
+    let is_start = before.trim().split(' ').all(|word| {
+        word.is_empty() || word.starts_with("pub") || matches!(word, "unsafe" | "const" | "extern")
+    });
+    let end = rest.find(['(', '<'])?;
+    is_start.then(|| &rest[..end])
+}
+
+/// The maintenance instruction in an assembly statement, if it is one.
+fn instruction(statement: &str) -> Option<String> {
+    // A local label may stand before it.
+    let statement = match statement.split_once(':') {
+        Some((label, rest)) if label.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => statement,
+    };
+    let text = statement.split(',').next()?.trim();
+    let mnemonic = text.split(' ').next()?;
+    // PSTATE.DAIF is about interrupts.
+    let counts = MNEMONICS.contains(&mnemonic) && !text.starts_with("msr daif");
+    counts.then(|| text.to_owned())
+}
+
+/// The comments in `above`, from its end up to the last line that is blank or ends a block, if they argue.
+fn argument(above: &[&str]) -> Option<String> {
+    let near = above
+        .iter()
+        .rev()
+        .map(|line| line.trim())
+        .take_while(|line| !line.is_empty() && *line != "}");
+    let mut words: Vec<&str> = near
+        .filter_map(|line| line.strip_prefix("//"))
+        .map(|line| line.trim_start_matches('/').trim())
+        .collect();
+    words.reverse();
+    let text = words.join(" ");
+    text.contains(ARGUMENT).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = r#"
+/// Does it; "dsb sy" in a comment is none.
+pub(crate) unsafe fn clean(line: usize) {
+    unsafe { asm!("dc civac, {}", in(reg) line) };
+}
+
+/// It stays, though no mutant dies here.
+fn order() {
+    unsafe { asm!("2: isb", "msr tcr_el1, {}", "mrs x0, par_el1", "msr daifset, #3") };
+}
+"#;
+
+    #[test]
+    fn places_are_told_by_function_and_line() {
+        let found = places("f", SOURCE);
+        let told: Vec<_> = found
+            .iter()
+            .map(|place| (place.line, &*place.function, &*place.text))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (4, "clean", "dc civac"),
+                (9, "order", "isb"),
+                (9, "order", "msr tcr_el1")
+            ]
+        );
+        let argued: Vec<_> = found.iter().map(|place| place.argument.is_some()).collect();
+        assert_eq!(argued, [false, true, true]);
+    }
+
+    #[test]
+    fn places_of_the_sources_are_found() {
+        assert!(find("clean_to_poc", "dc civac").is_some());
+        assert!(find("issue", "tlbi vae2is").is_some());
+        assert!(find("translate", "isb").is_some());
+    }
+}
