@@ -61,6 +61,7 @@ use crate::{
     kselftest::KvmSelftests,
     module::{
         Build,
+        Cargo,
         Source, //
     },
     runs::{
@@ -134,6 +135,8 @@ enum Action {
         #[arg(long)]
         debug: bool,
     },
+    /// Take each maintenance instruction out in turn, and see that the model of the machine notices.
+    Mutants,
     /// Remove what was built; with `--all` the lab too.
     Clean {
         /// Remove the whole cache.
@@ -210,6 +213,7 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
                 shell(ui, session, &run, debug)
             })?;
         }
+        Action::Mutants => return mutants(ui, &cache, &checkout),
         Action::Clean { all } => clean(ui, &cache, all)?,
     }
     Ok(true)
@@ -354,6 +358,29 @@ fn shell(ui: &Ui, session: &Session<'_>, run: &Run, debug: bool) -> Result<()> {
     let status = session.interactive(run, debug)?;
     anyhow::ensure!(status.success(), "QEMU failed ({status})");
     Ok(())
+}
+
+/// Runs the mutants on the model of the machine, which prints them, and returns whether all that survive are argued for.
+fn mutants(ui: &Ui, cache: &Cache, checkout: &Path) -> Result<bool> {
+    let lock = cache.lock(ui)?;
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[FLAVOUR])?;
+    let kdir = lab.kernel(FLAVOUR)?.prepared.path();
+    let build = Build::in_lab(&lab, checkout, kdir, Source::Module);
+    let products = ui.step("module and EL2 image", |step| {
+        build.module(cache, &lock, step)
+    })?;
+    let cargo = Cargo {
+        lab: &lab,
+        cache,
+        checkout,
+    };
+    let mut model = cargo.command("selftests/model", &[])?;
+    model
+        .args(["run", "--release", "--locked", "--quiet", "--"])
+        .args(["mutants", "--elf"])
+        .arg(&products.image);
+    let status = model.status().context("cannot run cargo")?;
+    Ok(status.success())
 }
 
 /// Removes what was built, and with `all` the whole cache but for the lock and the lab program itself.
