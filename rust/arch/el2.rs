@@ -127,46 +127,6 @@ pub(crate) fn with_vtcr(vtcr: u64, sequence: impl FnOnce()) {
     unsafe { asm!("msr vtcr_el2, {}", in(reg) host, options(nostack, preserves_flags)) };
 }
 
-/// Runs `sequence` with no stage-1 walk of EL1&0 possible.
-pub(crate) fn without_el1_walks(sequence: impl FnOnce()) {
-    /// TCR_EL1.EPD0 and EPD1.
-    const NO_WALKS: u64 = (1 << 7) | (1 << 23);
-    let tcr: u64;
-    // SAFETY: The host does not run meanwhile, and its value is put back below. The ISB makes the change hold before
-    // VTTBR_EL2 changes.
-    unsafe {
-        asm!(
-            "mrs {tcr}, tcr_el1",
-            "orr {new}, {tcr}, {bits}",
-            "msr tcr_el1, {new}",
-            "isb",
-            tcr = out(reg) tcr,
-            new = out(reg) _,
-            bits = in(reg) NO_WALKS,
-            options(nostack, preserves_flags)
-        )
-    };
-    sequence();
-    // SAFETY: The value is the host's. `sequence` has put VTTBR_EL2 back; the ISB makes that hold before walks can start.
-    unsafe { asm!("isb", "msr tcr_el1, {}", in(reg) tcr, options(nostack, preserves_flags)) };
-}
-
-/// Invalidates the EL1&0 entries of all VMIDs, both stages, and the instruction caches, on all CPUs.
-pub(crate) fn invalidate_all_guests(repeat: bool) {
-    // Stores to tables of guests that are gone come before, for all walkers.
-    plain!("dsb ishst");
-    plain!("tlbi alle1is");
-    // Complete on all CPUs, before a VMID is used for something else. Instruction caches may be tagged by VMID (VPIPT).
-    plain!("dsb ish");
-    if repeat {
-        plain!("tlbi alle1is");
-        plain!("dsb ish");
-    }
-    plain!("ic ialluis");
-    plain!("dsb ish");
-    plain!("isb");
-}
-
 /// Executes BRK, for the containment test.
 pub(crate) fn brk() {
     // SAFETY: The exception is contained by the vectors of this image; nothing after it runs.

@@ -77,6 +77,8 @@ readers! {
 
 #[cfg(eltwo_el2)]
 readers! {
+    /// TCR_EL1: the walks of whoever runs at EL1.
+    tcr_el1 = "TCR_EL1";
     /// VBAR_EL2.
     vbar_el2 = "VBAR_EL2";
     /// TTBR0_EL2.

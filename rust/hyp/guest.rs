@@ -44,7 +44,10 @@ use crate::{
             SWITCHED_REGS, //
         },
         pgtable::{
-            tlb::GuestTlb,
+            tlb::{
+                invalidate_all_vms,
+                GuestTlb, //
+            },
             Maintenance as _, //
         },
         regs,
@@ -226,16 +229,7 @@ fn tlb(memory: &Memory, guest_vttbr: u64) -> GuestTlb<Cpu> {
         features: facts.tlb,
         guest_vttbr,
         host_vttbr: sysreg::vttbr_el2(),
-    }
-}
-
-/// Runs `sequence`, which changes VTTBR_EL2 for a while, so that no walk of the host's happens under a guest's VMID.
-fn under_guest(memory: &Memory, vtcr: u64, sequence: impl FnOnce()) {
-    let sequence = || el2::with_vtcr(vtcr, sequence);
-    if memory.facts().speculative_at {
-        el2::without_el1_walks(sequence);
-    } else {
-        sequence();
+        host_tcr: facts.speculative_at.then(sysreg::tcr_el1),
     }
 }
 
@@ -251,18 +245,18 @@ pub(super) fn tlb_ipa(
     let range = Ipa::new(ipa)
         .and_then(|first| AddrRange::new(first, bytes))
         .ok_or(Status::Invalid)?;
-    under_guest(memory, vtcr, || tlb(memory, vttbr).invalidate(range, stale));
+    el2::with_vtcr(vtcr, || tlb(memory, vttbr).invalidate(range, stale));
     Ok([0; 4])
 }
 
 /// See [`Call::TlbVmid`].
 pub(super) fn tlb_vmid(memory: &Memory, vttbr: u64, vtcr: u64) -> Result<Results, Status> {
-    under_guest(memory, vtcr, || tlb(memory, vttbr).invalidate_vm());
+    el2::with_vtcr(vtcr, || tlb(memory, vttbr).invalidate_vm());
     Ok([0; 4])
 }
 
 /// See [`Call::TlbAllVmids`].
 pub(super) fn tlb_all_vmids(memory: &Memory) -> Result<Results, Status> {
-    el2::invalidate_all_guests(memory.facts().tlb.repeat);
+    invalidate_all_vms(&Cpu, memory.facts().tlb);
     Ok([0; 4])
 }
