@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn class_is_told_from_what_stands_above_it() {
-        assert_eq!(class(0x24 << 26 | 1 << 40 | 0x7f), 0x24);
+        assert_eq!(class((0x24 << 26) | (1 << 40) | 0x7f), 0x24);
     }
 
     #[test]

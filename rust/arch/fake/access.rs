@@ -116,7 +116,7 @@ impl Cpu<'_> {
         }
         let word = self.known(pa)?;
         self.system.observe(self.number, pa & !7);
-        Ok(word >> (pa % 8 * 8) & mask(bytes))
+        Ok((word >> (pa % 8 * 8)) & mask(bytes))
     }
 
     /// Stores `bytes` bytes, 1, 2, 4 or 8.
@@ -142,7 +142,7 @@ impl Cpu<'_> {
         } else {
             let shift = pa % 8 * 8;
             let rest = self.system.memory.read(word).unwrap_or(0) & !(mask(bytes) << shift);
-            rest | (value & mask(bytes)) << shift
+            rest | ((value & mask(bytes)) << shift)
         };
         self.system
             .store_word(self.number, word, new, target.cacheable, release)

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// TCR_EL1.EPD0 and EPD1.
-const TCR_EPD: u64 = 1 << 7 | 1 << 23;
+const TCR_EPD: u64 = (1 << 7) | (1 << 23);
 
 /// A CPU of a [`System`], to execute instructions on.
 pub struct Cpu<'a> {

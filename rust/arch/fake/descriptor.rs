@@ -74,7 +74,7 @@ pub(super) struct Format {
 }
 
 const fn bits(word: u64, shift: u32, width: u32) -> u64 {
-    word >> shift & ((1 << width) - 1)
+    (word >> shift) & ((1 << width) - 1)
 }
 
 impl Format {
@@ -98,7 +98,7 @@ impl Format {
             Address::Lpa2 => (50, bits(descriptor, 8, 2) << 50),
             Address::Lpa64k => (48, bits(descriptor, 12, 4) << 48),
         };
-        bits(descriptor, low, top - low) << low | high
+        (bits(descriptor, low, top - low) << low) | high
     }
 
     /// Takes the descriptor at `level` apart.
@@ -193,7 +193,7 @@ impl Attr {
     /// Whether accesses go through the data cache (EL2).
     pub(super) fn is_cacheable(self) -> bool {
         // Outer and Inner Write-Back, Non-transient.
-        self.memory >> 6 == 0b11 && self.memory >> 2 & 0b11 == 0b11
+        self.memory >> 6 == 0b11 && (self.memory >> 2) & 0b11 == 0b11
     }
 
     /// Whether it is Device memory (EL2).

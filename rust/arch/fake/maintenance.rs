@@ -57,7 +57,7 @@ struct Reach {
 
 impl Place {
     fn of(operand: u64) -> Self {
-        let ttl = operand >> 44 & 0xf;
+        let ttl = (operand >> 44) & 0xf;
         Self {
             address: (operand & ((1 << 44) - 1)) << 12,
             hint: (ttl >> 2 != 0).then_some((ttl >> 2, (ttl & 3) as i8)),

@@ -141,8 +141,9 @@ impl Memory {
 
     /// Whether a fetch through the caches on `cpu` may see an older value.
     pub(super) fn is_stale_code(&self, pa: u64, cpu: usize) -> bool {
-        self.line(pa)
-            .is_none_or(|line| line.behind_pou || line.bypassed || line.stale_code >> cpu & 1 != 0)
+        self.line(pa).is_none_or(|line| {
+            line.behind_pou || line.bypassed || (line.stale_code >> cpu) & 1 != 0
+        })
     }
 
     /// The line at `pa`, as an operation that is issued now finds it.

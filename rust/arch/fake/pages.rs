@@ -28,6 +28,6 @@ impl Hasher for Mix {
 
     fn write_u64(&mut self, number: u64) {
         let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ mixed >> 32;
+        self.0 = mixed ^ (mixed >> 32);
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Root {
 }
 
 const fn bits(word: u64, shift: u32, width: u32) -> u64 {
-    word >> shift & ((1 << width) - 1)
+    (word >> shift) & ((1 << width) - 1)
 }
 
 /// What TCR_EL2 and VTCR_EL2 have in common.
@@ -125,7 +125,7 @@ impl Control {
     fn base(&self, ttbr: u64) -> u64 {
         // With a 52-bit PS and wide descriptors bits 5 to 2 are bits 51 to 48 of the address.
         if self.wide && self.pa_bits == 52 {
-            bits(ttbr, 6, 42) << 6 | bits(ttbr, 2, 4) << 48
+            (bits(ttbr, 6, 42) << 6) | (bits(ttbr, 2, 4) << 48)
         } else {
             bits(ttbr, 1, 47) << 1
         }

@@ -344,7 +344,7 @@ impl System {
         leaves.sort_by_key(|item| item.first);
         let mut clash = None;
         for ghost in self.ghosts.iter().map(|(_, ghost)| ghost) {
-            let here = (ghost.cached | ghost.combined) >> cpu & 1 != 0;
+            let here = ((ghost.cached | ghost.combined) >> cpu) & 1 != 0;
             let meets = self.roots.get(ghost.root).meets(self.roots.get(number));
             if !here || !meets || matches!(ghost.entry, Entry::Table(_)) {
                 continue;

@@ -57,7 +57,7 @@ pub const VMID: u16 = 7;
 /// Where tables stand.
 const TABLES: u64 = 0x4000_0000;
 /// MAIR as the kernel has it: Normal at 0, Device-nGnRE at 4.
-const MAIR: u64 = 0xff | 0x04 << 32;
+const MAIR: u64 = 0xff | (0x04 << 32);
 /// TCR_EL1 of the host: walks from both TTBRs.
 pub const HOST_TCR: u64 = 0x0010_0010;
 /// HCR_EL2.VM.
@@ -225,11 +225,11 @@ impl<F: Subject> Scene<F> {
             0
         };
         let start = match geometry.vtcr_start_level() {
-            Some((sl0, sl2)) if F::IS_GUEST => sl0 << 6 | sl2 << 33,
+            Some((sl0, sl2)) if F::IS_GUEST => (sl0 << 6) | (sl2 << 33),
             _ => 0,
         };
         tcr::RES1
-            | size << tcr::PS_SHIFT
+            | (size << tcr::PS_SHIFT)
             | tcr::WALKS_WBWA_IS
             | granule
             | wide

@@ -171,7 +171,7 @@ fn execute(text: &Text, number: usize) -> Option<Rule> {
     write(&mut system.cpu(0)).unwrap();
     let mut cpu = system.cpu(number);
     let sctlr = cpu.mrs(Reg::SctlrEl2);
-    cpu.preset(Reg::SctlrEl2, sctlr | 1 << 12).unwrap();
+    cpu.preset(Reg::SctlrEl2, sctlr | (1 << 12)).unwrap();
     // The exception would be the ISB on CPU0.
     cpu.system.cpus[number].el = super::super::El::Hyp;
     match cpu.fetch(PA) {

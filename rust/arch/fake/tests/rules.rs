@@ -230,7 +230,7 @@ fn unmap_bad_tlbi_of_another_page_is_caught() {
 fn hinted(level: u64) -> impl Fn(Instruction) -> Vec<Instruction> {
     edited_tlbi(move |tlbi| match tlbi {
         Tlbi::Vale2 { operand, is } => Tlbi::Vale2 {
-            operand: operand | (1 << 2 | level) << 44,
+            operand: operand | (((1 << 2) | level) << 44),
             is,
         },
         other => other,

@@ -97,7 +97,7 @@ fn stage2_unmap_bad_without_vmalle1_is_caught() {
 fn stage2_unmap_bad_vmalle1_before_ipas2_is_caught() {
     // Exchanges the two.
     let edit = |instruction| {
-        let operand = (1 << 38 | 0x1000) >> 12;
+        let operand = ((1 << 38) | 0x1000) >> 12;
         let is = true;
         if is_ipas2(instruction) {
             vec![Instruction::Tlbi(Tlbi::Vmalle1 { is })]
@@ -323,7 +323,7 @@ fn reuse(vmid: u16, tlbi: Option<Tlbi>) -> Vec<Rule> {
     let mut scene = Scene::<Stage2>::new(SHAPE, 2, BLOCK);
     scene.step(PAGES).unwrap();
     let other = 0x8000_0000;
-    let block = |index: u64| index << 30 | 0x7fd;
+    let block = |index: u64| (index << 30) | 0x7fd;
     scene.machine.with(|system| {
         for page in 0..2u64 {
             system
@@ -336,7 +336,7 @@ fn reuse(vmid: u16, tlbi: Option<Tlbi>) -> Vec<Rule> {
             .unwrap();
         system.cpu(0).dsb(Domain::Ish, Kind::Stores).unwrap();
     });
-    rerun_on(&scene, other | u64::from(vmid) << 48, tlbi)
+    rerun_on(&scene, other | (u64::from(vmid) << 48), tlbi)
 }
 
 fn rerun_on(scene: &Scene<Stage2>, vttbr: u64, tlbi: Option<Tlbi>) -> Vec<Rule> {

@@ -51,7 +51,7 @@ const OTHER: u64 = 0x8000_3000;
 const TRAMPOLINE: u64 = 0x60_0000_0000;
 const TEXT_VA: u64 = 0x50_0000_0000;
 const VA_BITS: u32 = 39;
-const MAIR: u64 = 0xff | 0x04 << 32;
+const MAIR: u64 = 0xff | (0x04 << 32);
 
 /// An instruction of the idmap page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ impl Stage {
     }
 
     fn tcr(&self) -> u64 {
-        tcr::RES1 | 2 << tcr::PS_SHIFT | tcr::WALKS_WBWA_IS | tcr::TG0_4K | (64 - VA_BITS as u64)
+        tcr::RES1 | (2 << tcr::PS_SHIFT) | tcr::WALKS_WBWA_IS | tcr::TG0_4K | (64 - VA_BITS as u64)
     }
 
     /// As `eltwo_init`.
