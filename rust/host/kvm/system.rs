@@ -119,8 +119,7 @@ impl System {
     pub(crate) fn new(service: Arc<Service>) -> Result<Arc<Self>> {
         let machine = &service.machine;
         let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
-        // EL2 invalidates TLBs with the host's VTCR_EL2, whose VS is 0: it could not name VMIDs of 16 bits.
-        let wide_vmids = false;
+        let wide_vmids = field(mmfr1, 4) == 2;
         let wide =
             machine.wide && (machine.granule == Granule::K64 || stage2_has_lpa2(machine.granule));
         let pa_size = if wide {
