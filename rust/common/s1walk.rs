@@ -4,9 +4,24 @@
 //!
 //! Hardware does not tell the level at which a walk of stage 1 faulted at stage 2, only the address of the descriptor. A guest
 //! that is told of the failure must be told the level, so its walk is repeated. Its tables may have changed since: then there is
-//! no answer.
+//! no answer. What the guest calls a physical address here is an IPA.
 //!
-//! Source: Arm ARM DDI 0487, D8.2 (translation process), D8.3 (descriptors), D24.2.185 (TCR_EL1).
+//! Source: Arm ARM DDI 0487, D8.2 (translation process), D24.2.185 (TCR_EL1).
+
+use core::cell::Cell;
+
+use super::{
+    addr::{
+        Granule,
+        HypVa,
+        PhysAddr, //
+    },
+    pgtable::{
+        Foreign,
+        Geometry,
+        Output, //
+    },
+};
 
 /// What controls a walk.
 #[derive(Clone, Copy, Debug)]
@@ -21,104 +36,66 @@ pub struct Controls {
 
 /// TCR_EL1.DS: 52-bit descriptors with small granules.
 const DS: u64 = 1 << 59;
-/// log2 of the granule that `wide` descriptors have another layout for.
-const SHIFT_64K: u32 = 16;
-
-/// One of the two halves of the VA space.
-struct Half {
-    /// log2 of the granule in bytes.
-    granule_shift: u32,
-    /// Bits of an input address.
-    input_bits: u32,
-    ttbr: u64,
-}
 
 impl Controls {
-    fn half(&self, va: u64) -> Option<Half> {
+    /// The shape of the tables for `va`, and the register that leads to them. `None` if there can be none.
+    fn half(&self, va: u64) -> Option<(Geometry, u64)> {
         const EPD0: u64 = 1 << 7;
         const EPD1: u64 = 1 << 23;
-        let upper = va & (1 << 55) != 0;
-        let (size, granule, disabled, ttbr) = if upper {
-            (self.tcr >> 16, [0, 14, 12, 16], EPD1, self.ttbr1)
+        let (size, granule, disabled, ttbr) = if va & (1 << 55) == 0 {
+            let granule = match self.tcr.wrapping_shr(14) & 3 {
+                0 => Granule::K4,
+                1 => Granule::K64,
+                2 => Granule::K16,
+                _ => return None,
+            };
+            (self.tcr, granule, EPD0, self.ttbr0)
         } else {
-            (self.tcr, [12, 16, 14, 0], EPD0, self.ttbr0)
+            let granule = match self.tcr.wrapping_shr(30) & 3 {
+                1 => Granule::K16,
+                2 => Granule::K4,
+                3 => Granule::K64,
+                _ => return None,
+            };
+            (self.tcr.wrapping_shr(16), granule, EPD1, self.ttbr1)
         };
-        let field = if upper {
-            self.tcr >> 30
-        } else {
-            self.tcr >> 14
-        };
-        let granule_shift = *granule.get((field & 3) as usize)?;
+        if self.tcr & disabled != 0 {
+            return None;
+        }
         let input_bits = 64u32.checked_sub((size & 0x3f) as u32)?;
-        let possible = granule_shift != 0 && (16..=52).contains(&input_bits);
-        (possible && self.tcr & disabled == 0).then_some(Half {
-            granule_shift,
-            input_bits,
+        Some((
+            Geometry::stage1(granule, input_bits, self.output(granule)?).ok()?,
             ttbr,
-        })
+        ))
     }
 
-    /// The address of a table in a descriptor, or in TTBRn_EL1 where `root`.
-    fn table(&self, value: u64, granule_shift: u32, root: bool) -> u64 {
-        const BITS_47_0: u64 = 0x0000_ffff_ffff_ffff;
-        let granule = 1u64.wrapping_shl(granule_shift).wrapping_sub(1);
-        let wide = self.tcr & DS != 0;
-        if root {
-            // A small table need not have the alignment of a granule. Bits 5:2 are address bits 51:48 where these exist.
-            let high = if granule_shift == SHIFT_64K || wide {
-                (value & 0x3c).wrapping_shl(46)
-            } else {
-                0
-            };
-            let low = if high != 0 { !0x3f } else { !1 };
-            return value & BITS_47_0 & low | high;
-        }
-        let low = value & BITS_47_0 & !granule;
-        let high = if granule_shift == SHIFT_64K {
-            (value & 0xf000).wrapping_shl(36)
-        } else if wide {
-            value & (3 << 48) | (value & 0x300).wrapping_shl(42)
-        } else {
-            0
-        };
-        low | high
+    /// TCR_EL1.IPS, and whether descriptors have 52 bits.
+    fn output(&self, granule: Granule) -> Option<Output> {
+        const BITS: [u32; 7] = [32, 36, 40, 42, 44, 48, 52];
+        let bits = *BITS.get((self.tcr.wrapping_shr(32) & 7) as usize)?;
+        Output::new(granule, bits, granule == Granule::K64 || self.tcr & DS != 0)
     }
 
     /// The level, from -1 to 3, at which a walk for `va` reads a descriptor in the page of 4 KiB at `page`. `read` reads a
     /// descriptor of the guest.
-    pub fn level_at(
-        &self,
-        va: u64,
-        page: u64,
-        mut read: impl FnMut(u64) -> Option<u64>,
-    ) -> Option<i8> {
-        let half = self.half(va)?;
-        // A table resolves as many bits as there are descriptors in a granule.
-        let stride = half.granule_shift.wrapping_sub(3);
-        let mut shift = half.granule_shift;
-        let mut level = 3i8;
-        while shift.wrapping_add(stride) < half.input_bits {
-            shift = shift.wrapping_add(stride);
-            level = level.wrapping_sub(1);
-        }
-        let input = va & u64::MAX.wrapping_shr(64u32.wrapping_sub(half.input_bits));
-        let mut table = self.table(half.ttbr, half.granule_shift, true);
-        let in_table = 1u64.wrapping_shl(half.granule_shift).wrapping_sub(1);
-        loop {
-            let offset = input.wrapping_shr(shift).wrapping_shl(3) & in_table;
-            let address = table.wrapping_add(offset);
-            if address & !0xfff == page & !0xfff {
-                return Some(level);
-            }
-            // Only a table (0b11, but at the last level) leads on.
-            let descriptor = read(address)?;
-            if level >= 3 || descriptor & 3 != 3 {
+    pub fn level_at(&self, va: u64, page: u64, read: impl Fn(u64) -> Option<u64>) -> Option<i8> {
+        let (geometry, ttbr) = self.half(va)?;
+        let root = geometry.root_of(ttbr)?;
+        let above = 64u32.checked_sub(geometry.input_bits())?;
+        let at = HypVa::new(va & u64::MAX.wrapping_shr(above))?;
+        // Each step of a walk reads one descriptor, a level further down.
+        let (steps, found) = (Cell::new(0i8), Cell::new(None));
+        let tables = Foreign::new(geometry, root, |place: PhysAddr| {
+            if place.raw() & !0xfff == page & !0xfff {
+                found.set(Some(steps.get()));
                 return None;
             }
-            table = self.table(descriptor, half.granule_shift, false);
-            shift = shift.wrapping_sub(stride);
-            level = level.wrapping_add(1);
-        }
+            steps.set(steps.get().wrapping_add(1));
+            read(place.raw())
+        });
+        // However it ends: what counts is whether it came to that page.
+        let _ = tables.ok()?.lookup(at);
+        geometry.start_level().number().checked_add(found.get()?)
     }
 }
 
@@ -138,7 +115,7 @@ mod tests {
     }
 
     /// Tables one after the other: each descriptor at `at` points to `to`.
-    fn chain(entries: &'static [(u64, u64)]) -> impl FnMut(u64) -> Option<u64> {
+    fn chain(entries: &'static [(u64, u64)]) -> impl Fn(u64) -> Option<u64> {
         move |address| {
             let entry = entries.iter().find(|(at, _)| *at == address);
             entry.map(|(_, to)| to | 3)
@@ -202,24 +179,33 @@ mod tests {
 
     #[test]
     fn high_address_bits_are_found_by_granule() {
-        let wide_64k = controls(12 | (1 << 14));
-        assert_eq!(
-            wide_64k.table(0x1234_5678_a003, SHIFT_64K, false),
-            0xa_1234_5678_0000
-        );
-        let wide_4k = controls(TCR_4K | DS);
-        assert_eq!(
-            wide_4k.table(0x0003_0000_0000_1303, 12, false),
-            0x000f_0000_0000_1000
-        );
-        assert_eq!(wide_4k.table(0x4000_0024, 12, true), 0x9_0000_4000_0000);
-        // Without them bits 5:2 are address bits of a small table.
-        assert_eq!(controls(TCR_4K).table(0x4000_0024, 12, true), 0x4000_0024);
+        const IPS_52: u64 = 6 << 32;
+        // 64K granule: bits 15:12 of a descriptor are address bits 51:48; 52 bits of input start at level 1.
+        let wide_64k = controls(12 | (1 << 14) | IPS_52);
+        let root = |address| (address == 0x4000_0000).then_some(0x1234_5678_a003);
+        assert_eq!(wide_64k.level_at(0, 0xa_1234_5678_0000, root), Some(2));
+        // 4K with DS: bits 9:8 are address bits 51:50, and 49:48 stand in place.
+        let wide_4k = controls(TCR_4K | DS | IPS_52);
+        let root = |address| (address == 0x4000_0000).then_some(0x0003_0000_0000_1303);
+        assert_eq!(wide_4k.level_at(0, 0xf_0000_0000_1000, root), Some(1));
+    }
+
+    #[test]
+    fn root_may_be_smaller_than_a_granule() {
+        // T0SZ = 35: 29 bits, of which level 2 resolves 8: a root of 256 entries, aligned to 2 KiB.
+        let small = Controls {
+            ttbr0: 0x4000_0801,
+            ..controls(35)
+        };
+        let root = |address| (address == 0x4000_0808).then_some(0x4001_0003);
+        let va = 1 << 21;
+        assert_eq!(small.level_at(va, 0x4000_0000, root), Some(2));
+        assert_eq!(small.level_at(va, 0x4001_0000, root), Some(3));
     }
 
     #[test]
     fn five_levels_start_at_minus_one() {
-        let tcr = 12 | DS;
+        let tcr = 12 | DS | (6 << 32);
         assert_eq!(controls(tcr).level_at(0, 0x4000_0000, |_| None), Some(-1));
     }
 }

@@ -116,6 +116,8 @@ type Pa51To50 = Field<50, 2>;
 type Pa51To48 = Field<48, 4>;
 /// TTBR BADDR[47:6], the part that stands in place in the 52-bit format.
 type TtbrBase = Field<6, 42>;
+/// TTBR BADDR[47:1], the base of a root that may be small. Bit 0 is CnP.
+type TtbrSmallBase = Field<1, 47>;
 /// TTBR bits 5:2, PA[51:48] in the 52-bit format.
 type TtbrHigh = Field<2, 4>;
 /// VTTBR_EL2.VMID.
@@ -402,6 +404,20 @@ impl Geometry {
         }
         // Without a wide format PA[51:48] are 0, and both formats of the register agree.
         Some((pa.raw() & TtbrBase::MASK) | TtbrHigh::put(Pa51To48::get(pa.raw())))
+    }
+
+    /// The first byte of the root that `ttbr` leads to. It is aligned to its size, which may be less than a granule.
+    pub fn root_of(&self, ttbr: u64) -> Option<PhysAddr> {
+        /// In the 52-bit format the register has no room for more of the address.
+        const LEAST_WIDE: u64 = 64;
+        let bytes = self.root_entries().checked_mul(DESCRIPTOR_BYTES)?;
+        let (base, bytes) = if self.output.format().is_wide() {
+            let high = Pa51To48::put(TtbrHigh::get(ttbr));
+            (ttbr & TtbrBase::MASK | high, bytes.max(LEAST_WIDE))
+        } else {
+            (ttbr & TtbrSmallBase::MASK, bytes)
+        };
+        PhysAddr::new(base)?.align_down(Pow2::new(bytes)?)
     }
 
     /// VTTBR_EL2 for a root at `pa` under `vmid`.

@@ -29,6 +29,7 @@
 
 mod error;
 pub mod field;
+mod foreign;
 mod format;
 mod geometry;
 pub mod maintenance;
@@ -47,6 +48,7 @@ mod unmap;
 mod walk;
 
 pub use error::Error;
+pub use foreign::Foreign;
 pub use format::Format;
 pub use geometry::{
     Geometry,

@@ -29,21 +29,15 @@ use crate::{
     bindings,
     common::{
         addr::{
-            Address,
             Granule,
             HypVa,
             PhysAddr,
             Pow2, //
         },
         pgtable::{
-            Error as TableError,
-            Format,
+            Foreign,
             Geometry,
-            Output,
-            PaFormat,
-            PageTable,
-            Slot,
-            TableMemory, //
+            Output, //
         },
     },
     host::{
@@ -219,101 +213,18 @@ pub(super) fn mapping_size(system: &System, user: u64, pa: PhysAddr) -> Option<P
     let at = HypVa::new(user)?;
     // SAFETY: A process that runs its vCPU has an address space, and keeps it while it does.
     let pgd = unsafe { (*(*el1::current_task()).mm).__bindgen_anon_1.pgd };
-    let memory = UserTables::new(pgd.cast(), &system.user_geometry)?;
-    let table = PageTable::adopt(UserFormat, system.user_geometry, memory.root).ok()?;
+    let root = linear::kern_to_phys(NonNull::new(pgd)?.cast())?;
+    let table = Foreign::new(system.user_geometry, root, |place| {
+        // SAFETY: A descriptor of a table that is not freed while interrupts are off. Other CPUs change it at any time.
+        let descriptor =
+            unsafe { AtomicU64::from_ptr(linear::phys_to_kern(place).cast().as_ptr()) };
+        Some(descriptor.load(Ordering::Acquire))
+    });
     // Tables that are taken out of the address space are freed only after all CPUs have had interrupts on.
     let masked = IrqsMasked::new();
-    let leaf = table.lookup(&memory, at).ok()??;
+    let leaf = table.ok()?.lookup(at).ok()??;
     drop(masked);
     (leaf.translate(at)? == pa).then(|| Pow2::new(leaf.range.size_bytes()))?
-}
-
-/// The format of the kernel's tables for user space, of which only the addresses matter here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct UserFormat;
-
-impl Format for UserFormat {
-    type Input = HypVa;
-    type Attrs = ();
-
-    fn encode(&self, _attrs: (), _pa_format: PaFormat) -> Result<u64, TableError> {
-        Err(TableError::Attributes)
-    }
-
-    fn decode(&self, _descriptor: u64, _pa_format: PaFormat) -> Option<()> {
-        Some(())
-    }
-
-    fn needs_break(&self, _old: (), _new: ()) -> bool {
-        true
-    }
-
-    fn needs_flush(&self, _old: (), _new: ()) -> bool {
-        true
-    }
-}
-
-/// The kernel's tables for user space, to be read only. They are the kernel's: other CPUs change them at any time.
-struct UserTables {
-    pgd: NonNull<u64>,
-    /// The granule that the root is in. A root of a few entries does not begin it; as the rest of the granule is none
-    /// of the tables, that is no ambiguity.
-    root: PhysAddr,
-    /// The descriptor bits that are kept: address and type. The attributes of all levels are not looked at.
-    mask: u64,
-}
-
-impl UserTables {
-    fn new(pgd: *mut u64, geometry: &Geometry) -> Option<Self> {
-        /// Valid, and table or page.
-        const TYPE: u64 = 3;
-        let pgd = NonNull::new(pgd)?;
-        Some(Self {
-            root: linear::kern_to_phys(pgd.cast())?.align_down(geometry.granule().unit())?,
-            pgd,
-            mask: geometry.output().format().mask() | TYPE,
-        })
-    }
-}
-
-impl TableMemory for UserTables {
-    fn alloc(&self, _granules: u64) -> Result<PhysAddr, TableError> {
-        Err(TableError::NoMemory)
-    }
-
-    fn free(&self, _table: PhysAddr, _granules: u64) {}
-
-    fn get(&self, _table: PhysAddr, _entries: u64) -> Result<(), TableError> {
-        Err(TableError::Corrupt)
-    }
-
-    fn put(&self, _table: PhysAddr, _entries: u64) -> Result<(), TableError> {
-        Err(TableError::Corrupt)
-    }
-
-    fn count(&self, _table: PhysAddr) -> Result<u64, TableError> {
-        Err(TableError::Corrupt)
-    }
-
-    fn load(&self, slot: Slot) -> Result<u64, TableError> {
-        let place = if slot.table == self.root {
-            // SAFETY: The walker keeps to the number of entries that the geometry has.
-            unsafe { self.pgd.add(slot.index as usize) }
-        } else {
-            linear::phys_to_kern(slot.pa().ok_or(TableError::Corrupt)?).cast()
-        };
-        // SAFETY: A descriptor of a table that is not freed while interrupts are off.
-        let descriptor = unsafe { AtomicU64::from_ptr(place.as_ptr()) };
-        Ok(descriptor.load(Ordering::Acquire) & self.mask)
-    }
-
-    fn store(&self, _slot: Slot, _descriptor: u64) -> Result<(), TableError> {
-        Err(TableError::Corrupt)
-    }
-
-    fn compare_exchange(&self, _slot: Slot, _old: u64, _new: u64) -> Result<bool, TableError> {
-        Err(TableError::Corrupt)
-    }
 }
 
 /// The shape of the kernel's tables for user space.

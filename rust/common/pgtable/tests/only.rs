@@ -7,9 +7,6 @@
 //! for the output address of a descriptor, look at the type of one, or name the levels as the kernel's own tables do. Tables
 //! of other formats get a `Format`, which sees one descriptor at a time, and this walker. The adversary (`arch/fake`) is left
 //! out: it plays the hardware, and must not share code with what it judges.
-//!
-//! One file is a walker of another kind, and known: `common/s1walk.rs` repeats a guest's walk of its own stage 1, to tell it
-//! the level of a fault. It only reads, what it reads is the guest's, and nothing that we map depends on it.
 
 use std::{
     fs,
@@ -22,11 +19,7 @@ use std::{
 /// Where the code is, from the top of the source tree.
 const ROOTS: [&str; 2] = ["rust", "selftests/kmod"];
 /// What is not looked at.
-const LEFT_OUT: [&str; 3] = [
-    "rust/common/pgtable",
-    "rust/arch/fake",
-    "rust/common/s1walk.rs",
-];
+const LEFT_OUT: [&str; 2] = ["rust/common/pgtable", "rust/arch/fake"];
 /// How the kernel names the levels of its tables.
 const LEVELS: [&str; 5] = ["pte", "pmd", "pud", "p4d", "pgdp"];
 /// First bits of output addresses: by granule.
@@ -129,7 +122,6 @@ fn walker_itself_would_be_caught_elsewhere() {
     let geometry = include_str!("../geometry.rs");
     assert!(!offences(walk).is_empty());
     assert!(!offences(geometry).is_empty());
-    assert!(!offences(include_str!("../../s1walk.rs")).is_empty());
 }
 
 #[test]
