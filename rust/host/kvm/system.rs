@@ -3,6 +3,7 @@
 //! Host: what all VMs have in common: the loaded eltwo, the shape of their stage 2, and the VMIDs.
 
 use core::{
+    cell::UnsafeCell,
     ptr,
     sync::atomic::{
         AtomicU64,
@@ -18,7 +19,6 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    types::Opaque, //
 };
 
 use super::{
@@ -354,7 +354,7 @@ struct Vmids {
     active: KVec<AtomicU64>,
     /// Taken with interrupts masked, as entries need it.
     lock: TicketLock,
-    books: Opaque<Books<KVVec<u64>>>,
+    books: UnsafeCell<Books<KVVec<u64>>>,
 }
 
 // SAFETY: The books are only used under the lock.
@@ -379,7 +379,7 @@ impl Vmids {
         }
         let words = (generation.vmids() / 64) as usize;
         Ok(Self {
-            books: Opaque::new(Books::new(
+            books: UnsafeCell::new(Books::new(
                 KVVec::from_elem(0, words, GFP_KERNEL)?,
                 KVVec::from_elem(0, cpus, GFP_KERNEL)?,
             )),
