@@ -8,7 +8,10 @@ use anyhow::{
     Context,
     Result, //
 };
-use nix::libc;
+use nix::{
+    errno::Errno,
+    libc, //
+};
 
 use crate::{
     guest::{
@@ -106,8 +109,14 @@ fn idle() -> Result<()> {
         vcpu.start(Program::Hello, &[])?;
         let exit = vcpu.run();
         ensure!(matches!(exit, Exit::Failed(_)), "KVM_RUN: {exit:x?}");
-        // Memory may still be taken away and brought back.
-        machine.remove(crate::kvm::machine::SLOT)?;
+        // It was found dead, and can only be closed: what the kernel says of a VM that it gave up.
+        let Err(error) = machine.remove(crate::kvm::machine::SLOT) else {
+            bail!("the dead VM still obeys");
+        };
+        ensure!(
+            error.downcast_ref() == Some(&Errno::EIO),
+            "removing a slot: {error:#}"
+        );
     }
     recovers(host)
 }
