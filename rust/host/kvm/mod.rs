@@ -25,6 +25,7 @@ pub(crate) mod slots;
 pub(crate) mod smccc;
 pub(crate) mod stage2;
 pub(crate) mod stage2_memory;
+mod stage2_ranges;
 pub(crate) mod stats;
 pub(crate) mod sysreg;
 pub(crate) mod system;

@@ -36,6 +36,10 @@ use super::{
         KernelTables,
         Reserve, //
     },
+    stage2_ranges::{
+        pieces_of,
+        Runs, //
+    },
     stats::{
         VmCounters,
         VmStat, //
@@ -70,9 +74,6 @@ use crate::{
 
 /// Pages that are unmapped, or changed, before the lock is released for a moment.
 const PIECE_PAGES: u64 = 8192;
-
-/// Runs of pages that are collected before they are changed.
-const RUNS: usize = 32;
 
 /// See the module.
 #[pin_data(PinnedDrop)]
@@ -573,68 +574,9 @@ fn map(
     table.map(env, range, target.pa, target.attrs, blocks)
 }
 
-/// Ranges of leaves, neighbours taken together, as many as there is room for.
-struct Runs {
-    ranges: [Option<AddrRange<Ipa>>; RUNS],
-    count: usize,
-    /// The first one that there was no room for.
-    rest: Option<Ipa>,
-}
-
-impl Runs {
-    const fn new() -> Self {
-        Self {
-            ranges: [None; RUNS],
-            count: 0,
-            rest: None,
-        }
-    }
-
-    fn add(&mut self, range: AddrRange<Ipa>) {
-        if self.rest.is_some() {
-            return;
-        }
-        if let Some(last) = self
-            .count
-            .checked_sub(1)
-            .and_then(|last| self.ranges.get_mut(last))
-        {
-            let joined = last
-                .filter(|last| last.end() == Some(range.first()))
-                .and_then(|last| AddrRange::from_bounds(last.first(), range.last()));
-            if joined.is_some() {
-                *last = joined;
-                return;
-            }
-        }
-        match self.ranges.get_mut(self.count) {
-            Some(place) => {
-                *place = Some(range);
-                self.count += 1;
-            }
-            None => self.rest = Some(range.first()),
-        }
-    }
-
-    fn found(&self) -> impl Iterator<Item = &AddrRange<Ipa>> {
-        self.ranges.iter().flatten()
-    }
-}
-
 /// `gfns` in pieces that the lock can be held for.
 fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
     pieces_of(gfns, PIECE_PAGES)
-}
-
-/// `gfns` in pieces of `pages` pages, each aligned to its size but for the ends.
-pub(super) fn pieces_of(gfns: GfnRange, pages: u64) -> impl Iterator<Item = GfnRange> {
-    let mut next = gfns.first();
-    core::iter::from_fn(move || {
-        let end = ((next / pages + 1) * pages).min(gfns.end());
-        let piece = GfnRange::new(next, end.checked_sub(next)?)?;
-        next = end;
-        Some(piece)
-    })
 }
 
 /// Tells of an error that there is no remedy for: tables are as only we write them.

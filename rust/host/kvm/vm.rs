@@ -34,10 +34,8 @@ use super::{
     notifier::Notifier,
     run::LastRan,
     slots::SlotTable,
-    stage2::{
-        pieces_of,
-        Stage2, //
-    },
+    stage2::Stage2,
+    stage2_ranges::pieces_of,
     system::System,
     vcpu::{
         Request,
