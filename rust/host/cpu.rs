@@ -47,6 +47,7 @@ use crate::{
             Status,
             ABI_VERSION,
             HVC_SOFT_RESTART,
+            HVC_STUB_ERR,
             RUN_VCPU, //
         },
         addr::PhysAddr,
@@ -249,7 +250,9 @@ impl Cpu {
             // The stub owns EL2 already.
             Err(Trouble::Fault) => service.on_fault(),
             // The CPU is at EL2 with us: take it back by the way that always works.
-            Err(_) => self.leave(service, irqs)?,
+            Err(_) => {
+                self.leave(service, irqs)?;
+            }
         }
         verified
     }
@@ -267,7 +270,7 @@ impl Cpu {
 
     /// As [`Self::take_down`] for a nap that may last microseconds: no comparison.
     pub(crate) fn suspend(&self, service: &Service, irqs: &IrqsOff) {
-        if self.state() == State::Hyp && self.leave(service, irqs).is_ok() {
+        if self.state() == State::Hyp && self.leave(service, irqs) == Ok(true) {
             self.asleep.store(true, Relaxed);
         }
     }
@@ -300,6 +303,9 @@ impl Cpu {
         let [x1, x2, x3, x4] = args;
         // SAFETY: This CPU's EL2 is ours, and interrupts are off.
         let regs = unsafe { el1::hvc([call, x1, x2, x3, x4]) };
+        if self.was_handed_back(regs[0]) {
+            return Err(EBUSY);
+        }
         if Status::from_x0(regs[0]) == Some(Status::Fault) {
             self.on_fault(service, irqs);
             return Err(EIO);
@@ -311,7 +317,8 @@ impl Cpu {
     ///
     /// # Errors
     ///
-    /// `EIO` if it ended in an exception at EL2: then the CPU is at the stub. `EFAULT` if the context is not shared.
+    /// `EIO` if it ended in an exception at EL2: then the CPU is at the stub. `EBUSY` if the CPU was found there.
+    /// `EFAULT` if the context is not shared.
     #[inline]
     pub(crate) fn run_guest(
         &self,
@@ -346,6 +353,7 @@ impl Cpu {
                 self.on_fault(service, irqs);
                 Err(EIO)
             }
+            _ if self.was_handed_back(status) => Err(EBUSY),
             _ => Err(EIO),
         }
     }
@@ -355,6 +363,17 @@ impl Cpu {
         self.set_state(State::Faulted);
         service.on_fault();
         self.compare(service, irqs);
+    }
+
+    /// Whether `x0` is the answer of the kernel's stub: somebody has made a stub call, upon which EL2 handed this CPU
+    /// back. The state follows; the CPU is ours again when it comes online the next time.
+    fn was_handed_back(&self, x0: u64) -> bool {
+        if x0 != HVC_STUB_ERR {
+            return false;
+        }
+        self.set_state(State::Stub);
+        self.resets.fetch_add(1, Relaxed);
+        true
     }
 
     /// Reads register `place` where it is now. The CPU's EL2 is ours.
@@ -450,14 +469,17 @@ impl Cpu {
         }
     }
 
-    /// Reset: EL2 of this CPU is the stub's again.
-    fn leave(&self, service: &Service, _irqs: &IrqsOff) -> Result<(), Trouble> {
+    /// Reset: EL2 of this CPU is the stub's again. Returns whether it was ours until now.
+    fn leave(&self, service: &Service, _irqs: &IrqsOff) -> Result<bool, Trouble> {
         // SAFETY: EL2 of this CPU is ours. The call is answered by the stub's exception return.
         let [x0, ..] = unsafe { el1::hvc([Call::Reset as u64, 0, 0, 0, 0]) };
         if x0 == 0 {
             self.set_state(State::Stub);
             self.resets.fetch_add(1, Relaxed);
-            return Ok(());
+            return Ok(true);
+        }
+        if self.was_handed_back(x0) {
+            return Ok(false);
         }
         self.set_state(State::Faulted);
         service.on_fault();

@@ -254,8 +254,9 @@ fn show_cpus(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     )?;
     for (number, cpu) in files.service.cpus.iter().enumerate() {
         let online = hooks::is_online(number as u32);
-        let state = if online { cpu.state().name() } else { "absent" };
+        // The reading comes first: it notices if the CPU is ours no longer.
         let live = LiveImage::read(&files.service, number as u32);
+        let state = if online { cpu.state().name() } else { "absent" };
         write!(f, "{number:<3} {state:<7}")?;
         for place in [index::VBAR, index::TTBR0, index::SCTLR] {
             match live.get(place as usize) {

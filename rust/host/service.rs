@@ -271,6 +271,25 @@ impl Service {
         outcome.unwrap_or(Err(EBUSY))
     }
 
+    /// A hypercall about what all CPUs share: made on the CPU of the caller or, if EL2 of that one is not ours, on another.
+    /// Process context.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if EL2 of no CPU is ours. Otherwise as [`Self::hypercall`].
+    pub(crate) fn hypercall_anywhere(&self, call: u64, args: [u64; 4]) -> Result<HvcRegs> {
+        let mut outcome = self.hypercall(call, args);
+        for cpu in &self.cpus {
+            if outcome != Err(EBUSY) {
+                break;
+            }
+            let there = hooks::on_cpu(cpu.number(), |irqs| cpu.call(self, call, args, irqs));
+            outcome = there.unwrap_or(Err(EBUSY));
+            self.settle();
+        }
+        outcome
+    }
+
     /// Tells the kernel's log that we are here.
     pub(crate) fn announce(&self) {
         let pool = &self.pool.shared().pool;

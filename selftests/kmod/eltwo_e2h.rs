@@ -10,8 +10,7 @@
 
 use core::{
     arch::global_asm,
-    ffi::c_void,
-    ptr::NonNull, //
+    ffi::c_void, //
 };
 
 use kernel::{
@@ -23,10 +22,12 @@ use kernel::{
 #[expect(dead_code, reason = "shared with eltwo.ko, which uses more of it")]
 #[path = "../../rust/arch/mod.rs"]
 mod arch;
+mod code_page;
 
-use arch::el1::{
-    hvc,
-    CacheGeometry, //
+use arch::el1::hvc;
+use code_page::{
+    CodePage,
+    HVC_SOFT_RESTART, //
 };
 
 module! {
@@ -36,9 +37,6 @@ module! {
     description: "Test module: HCR_EL2.E2H = 1",
     license: "GPL v2",
 }
-
-/// Stub call: jump, at EL2 with the MMU off, to the physical address in x1.
-const HVC_SOFT_RESTART: u64 = 1;
 
 // x0 = HCR_EL2.E2H in its place, x1 = CPTR_EL2, x2 = CNTHCTL_EL2 in the layout that goes with it. Returns the old
 // CPTR_EL2 and CNTHCTL_EL2 in x1 and x2. Position independent, registers only.
@@ -83,49 +81,6 @@ struct E2h {
     cnthctl: u64,
 }
 
-/// A page of the linear map that holds a copy of the code, clean to the PoC.
-struct CodePage(NonNull<c_void>);
-
-// SAFETY: The page is not written after its creation.
-unsafe impl Send for CodePage {}
-// SAFETY: As above.
-unsafe impl Sync for CodePage {}
-
-impl CodePage {
-    fn new() -> Result<Self> {
-        // SAFETY: No precondition; process context.
-        let page = unsafe { bindings::alloc_pages_exact_noprof(PAGE_BYTES, bindings::GFP_KERNEL) };
-        let page = Self(NonNull::new(page).ok_or(ENOMEM)?);
-        let start = &raw const eltwo_e2h_start;
-        let bytes = &raw const eltwo_e2h_end as usize - start as usize;
-        let target = page.0.as_ptr().cast::<u8>();
-        // SAFETY: The labels are in one section, and the code is shorter than a page.
-        unsafe { target.copy_from_nonoverlapping(start, bytes) };
-        // SAFETY: The page is in the linear map. 0 gives the smallest line that the architecture allows.
-        unsafe { CacheGeometry::from_ctr(0).clean_to_poc(target, PAGE_BYTES) };
-        Ok(page)
-    }
-
-    /// Physical address, as `__lm_to_phys` of the kernel computes it.
-    fn pa(&self) -> u64 {
-        let page_offset = (1u64 << bindings::CONFIG_ARM64_VA_BITS).wrapping_neg();
-        // SAFETY: The kernel sets it at boot.
-        let memstart = unsafe { bindings::memstart_addr as u64 };
-        (self.0.as_ptr() as u64)
-            .wrapping_sub(page_offset)
-            .wrapping_add(memstart)
-    }
-}
-
-impl Drop for CodePage {
-    fn drop(&mut self) {
-        // SAFETY: `new` has allocated exactly this, and no CPU is in it: each call has returned.
-        unsafe { bindings::free_pages_exact(self.0.as_ptr(), PAGE_BYTES) };
-    }
-}
-
-const PAGE_BYTES: usize = 1 << bindings::PAGE_SHIFT;
-
 /// What a CPU is to do, and what it had before.
 struct Job {
     entry: u64,
@@ -160,7 +115,8 @@ fn on_all(job: &mut Job) {
 
 impl kernel::Module for E2h {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let page = CodePage::new()?;
+        // SAFETY: The labels are in one section, and the code is position independent and shorter than a page.
+        let page = unsafe { CodePage::new(&raw const eltwo_e2h_start, &raw const eltwo_e2h_end)? };
         let mut job = Job {
             entry: page.pa(),
             e2h: E2H,

@@ -302,7 +302,10 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     } else {
         timing::guest_exit();
     }
-    outcome.map(Entry::Exited)
+    match outcome {
+        Err(EBUSY) => Ok(Entry::NoEl2(cpu.number())),
+        outcome => outcome.map(Entry::Exited),
+    }
 }
 
 /// The interrupt that ended the guest's run is taken here, the tick above all, while the time is still the guest's.

@@ -182,7 +182,7 @@ impl ContextPage {
     /// Returns where the page is, and where EL2 sees it from now on.
     fn share(service: &Service, address: NonNull<u8>) -> Result<(u64, u64)> {
         let pa = linear::kern_to_phys(address).ok_or(EFAULT)?.raw();
-        let [x0, x1, ..] = service.hypercall(Call::Share as u64, [pa, 0, 0, 0])?;
+        let [x0, x1, ..] = service.hypercall_anywhere(Call::Share as u64, [pa, 0, 0, 0])?;
         match Status::from_x0(x0) {
             Some(Status::Ok) => Ok((pa, x1)),
             Some(Status::NoMemory) => Err(ENOMEM),
@@ -195,7 +195,7 @@ impl Drop for ContextPage {
     fn drop(&mut self) {
         let answer = self
             .service
-            .hypercall(Call::Unshare as u64, [self.pa, 0, 0, 0]);
+            .hypercall_anywhere(Call::Unshare as u64, [self.pa, 0, 0, 0]);
         let still_shared = match answer {
             Ok([x0, ..]) => Status::from_x0(x0) != Some(Status::Ok),
             // EL2 is not ours any more: nobody has the page mapped.

@@ -111,11 +111,12 @@ const PACKAGES: [Package; 4] = [
 const IMAGE_VARIABLE: &str = "ELTWO_HYP_ELF";
 
 /// Crate roots that no cargo package names.
-const KERNEL_CRATES: [&str; 4] = [
+const KERNEL_CRATES: [&str; 5] = [
     "rust/eltwo_main.rs",
     "rust/eltwo_hyp.rs",
     "rust/eltwo_builtins.rs",
     "selftests/kmod/eltwo_e2h.rs",
+    "selftests/kmod/eltwo_hooks.rs",
 ];
 
 /// All that the groups of tests need to know.

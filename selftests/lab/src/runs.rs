@@ -280,7 +280,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 24] = [
+pub const RUNS: [Run; 26] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -337,6 +337,20 @@ pub const RUNS: [Run; 24] = [
         ],
         tests: &PAGES,
         timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "hooks",
+        cpus: 3,
+        tests: &["hooks"],
+        timeout: Duration::from_secs(900),
+        ..BASE
+    },
+    Run {
+        name: "hooks-asleep",
+        cpus: 3,
+        tests: &["hooks_asleep"],
+        timeout: Duration::from_secs(900),
         ..BASE
     },
     Run {

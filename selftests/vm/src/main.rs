@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod guest;
 mod handover;
+mod hooks;
 mod init;
 mod ktap;
 mod kvm;

@@ -17,6 +17,7 @@ mod guest_regs;
 mod guest_signals;
 mod guest_undef;
 mod hibernate_core;
+mod hooks;
 mod hotplug;
 mod hotplug_100;
 mod hotplug_load;
@@ -100,7 +101,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 42] = [
+pub const PROGRAMS: [Program; 44] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -129,6 +130,8 @@ pub const PROGRAMS: [Program; 42] = [
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
     special("guest_undef", 300, guest_undef::test),
+    special("hooks", 900, hooks::awake),
+    special("hooks_asleep", 900, hooks::asleep),
     special("machine", 300, machine::test),
     special("maxcpus", 300, maxcpus::test),
     special("refuse_vhe", 300, refuse_vhe::test),

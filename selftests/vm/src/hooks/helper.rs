@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The test module `eltwo_hooks`: CPU PM, and calls of EL2, on a chosen CPU.
+
+use std::{
+    fs,
+    path::Path, //
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+
+use crate::{
+    guest::module::Helper,
+    ktap::Skip, //
+};
+
+const MODULE: &str = "/eltwo_hooks.ko";
+const RUN: &str = "/sys/kernel/debug/eltwo_hooks/run";
+
+/// What the stub answers in x0 to a call that it does not know.
+pub const STUB_ERR: u64 = 0x0bad_ca11;
+/// x0 and x1 of eltwo's answer to `ask`: done, version 1.
+pub const ELTWO: (u64, u64) = (0, 1);
+
+/// Skips where the module is not at hand.
+pub fn needed() -> Result<()> {
+    if !Path::new(MODULE).exists() {
+        return Skip::because(format!("no {MODULE}"));
+    }
+    Ok(())
+}
+
+/// The module is loaded for as long as this lives.
+pub struct Hooks(#[expect(dead_code, reason = "unloads when dropped")] Helper);
+
+impl Hooks {
+    /// Loads it.
+    pub fn load() -> Result<Self> {
+        Ok(Self(Helper::load(c"eltwo_hooks", MODULE)?))
+    }
+
+    /// Takes `steps` on `cpu` with interrupts off, and returns the two numbers that each gave.
+    pub fn run(&self, cpu: usize, steps: &str) -> Result<Vec<(u64, u64)>> {
+        fs::write(RUN, format!("{cpu} {steps}"))
+            .with_context(|| format!("{steps} on CPU {cpu}"))?;
+        let text = fs::read_to_string(RUN)?;
+        let answers: Vec<(u64, u64)> = text
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                let mut number = || {
+                    u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()
+                };
+                Some((number()?, number()?))
+            })
+            .collect();
+        ensure!(
+            answers.len() == steps.split_whitespace().count(),
+            "{steps} on CPU {cpu} gave {text:?}"
+        );
+        Ok(answers)
+    }
+
+    /// Who owns EL2 of `cpu`: what it answers to a call that only eltwo knows.
+    pub fn ask(&self, cpu: usize) -> Result<(u64, u64)> {
+        let answers = self.run(cpu, "ask")?;
+        answers.first().copied().context("no answer")
+    }
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The table of hooks.
+
+use std::{
+    fs,
+    path::Path, //
+};
+
+use anyhow::{
+    bail,
+    ensure,
+    Context,
+    Result, //
+};
+use nix::{
+    errno::Errno,
+    libc, //
+};
+
+use super::{
+    helper::{
+        ELTWO,
+        STUB_ERR, //
+    },
+    model::{
+        Model,
+        State, //
+    },
+    vms::Guest,
+    world::World, //
+};
+use crate::{
+    guest::{
+        cpu,
+        debugfs,
+        module, //
+    },
+    ktap::Skip, //
+};
+
+/// One hook.
+pub struct Hook {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the module must be loaded for it to happen at all.
+    pub needs_module: bool,
+    /// Whether the whole machine goes to sleep, which takes seconds.
+    pub sleeps: bool,
+    /// Makes it happen: to one CPU, where it is a hook of one.
+    pub make: fn(&mut World<'_>, usize) -> Result<()>,
+    /// What it does to the state of every CPU.
+    pub expect: fn(&mut Model, usize),
+}
+
+const fn hook(
+    name: &'static str,
+    make: fn(&mut World<'_>, usize) -> Result<()>,
+    expect: fn(&mut Model, usize),
+) -> Hook {
+    Hook {
+        name,
+        needs_module: false,
+        sleeps: false,
+        make,
+        expect,
+    }
+}
+
+/// All hooks that leave the kernel running.
+pub const HOOKS: [Hook; 18] = [
+    hook("insmod", insmod, |model, _| model.insmod()),
+    Hook {
+        needs_module: true,
+        ..hook("rmmod", rmmod, |model, _| model.rmmod())
+    },
+    hook("offline", offline, |model, _| {
+        model.offline(model.cpus.len() - 1)
+    }),
+    hook("online", online, |model, _| {
+        model.online(model.cpus.len() - 1)
+    }),
+    hook("cpu_pm", cpu_pm, Model::nap),
+    hook("cpu_pm_failed", cpu_pm_failed, Model::nap),
+    hook("cpu_pm_nested", cpu_pm_nested, Model::nap),
+    hook("cluster_pm", cluster_pm, Model::nap),
+    hook("stub_0", stub_0, Model::handed_back),
+    hook("stub_1", stub_1, Model::handed_back),
+    hook("stub_2", stub_2, Model::handed_back),
+    hook("stub_3", stub_3, |_, _| {}),
+    hook("stub_4", stub_4, |_, _| {}),
+    hook("stub_unknown", stub_unknown, |_, _| {}),
+    Hook {
+        needs_module: true,
+        ..hook("fault", fault, |model, target| {
+            if model.loaded {
+                model.fault(target);
+            }
+        })
+    },
+    Hook {
+        needs_module: true,
+        ..hook("guest", guest, |model, _| model.start_guest())
+    },
+    Hook {
+        sleeps: true,
+        ..hook("suspend_to_idle", suspend_to_idle, |_, _| {})
+    },
+    Hook {
+        sleeps: true,
+        ..hook("syscore", syscore, |model, _| model.system_nap())
+    },
+];
+
+fn insmod(world: &mut World<'_>, _: usize) -> Result<()> {
+    match (module::try_load("")?, world.model.loaded) {
+        (Ok(loaded), false) => loaded.keep(),
+        (Err(refused), true) => ensure!(refused.errno == Errno::EEXIST, "{refused}"),
+        (Ok(_), true) => bail!("a second insmod succeeded"),
+        (Err(refused), false) => return Err(refused.into()),
+    }
+    Ok(())
+}
+
+fn rmmod(world: &mut World<'_>, _: usize) -> Result<()> {
+    let wanted = match (world.model.loaded, world.model.guest) {
+        (false, _) => Some(Errno::ENOENT),
+        (true, true) => Some(Errno::EAGAIN),
+        (true, false) => None,
+    };
+    let errno = match module::unload() {
+        Ok(()) => None,
+        Err(error) => Some(*error.downcast_ref::<Errno>().context("no errno")?),
+    };
+    ensure!(errno == wanted, "rmmod gives {errno:?}, expected {wanted:?}");
+    Ok(())
+}
+
+fn offline(world: &mut World<'_>, _: usize) -> Result<()> {
+    cpu::set_online(world.last(), false)
+}
+
+fn online(world: &mut World<'_>, _: usize) -> Result<()> {
+    cpu::set_online(world.last(), true)
+}
+
+/// Takes `steps` on `cpu` and fails unless the answers are `wanted`.
+fn expect(world: &World<'_>, cpu: usize, steps: &str, wanted: &[(u64, u64)]) -> Result<()> {
+    let answers = world.ground.hooks.run(cpu, steps)?;
+    ensure!(
+        answers == wanted,
+        "{steps} on CPU {cpu} gives {answers:x?}, expected {wanted:x?}"
+    );
+    Ok(())
+}
+
+/// Who answers on `cpu` in the middle of a nap: the stub, always. It leaves x1 as the call had it.
+const STUB: (u64, u64) = (STUB_ERR, 0);
+const OK: (u64, u64) = (0, 0);
+
+fn owner(world: &World<'_>, cpu: usize) -> (u64, u64) {
+    match world.model.cpus[cpu].state {
+        State::Hyp => ELTWO,
+        _ => STUB,
+    }
+}
+
+fn cpu_pm(world: &mut World<'_>, target: usize) -> Result<()> {
+    let after = owner(world, target);
+    let steps = "enter ask exit ask";
+    expect(world, target, steps, &[OK, STUB, OK, after])
+}
+
+/// The chain had told eltwo to give the CPU up before another notifier refused.
+fn cpu_pm_failed(world: &mut World<'_>, target: usize) -> Result<()> {
+    let refused = (i64::from(-libc::EPERM) as u64, STUB_ERR);
+    let after = owner(world, target);
+    expect(world, target, "fail ask", &[refused, after])
+}
+
+/// Told twice, and told of an end without a beginning.
+fn cpu_pm_nested(world: &mut World<'_>, target: usize) -> Result<()> {
+    let after = owner(world, target);
+    let steps = "exit enter enter ask exit exit ask";
+    expect(world, target, steps, &[OK, OK, OK, STUB, OK, OK, after])
+}
+
+fn cluster_pm(world: &mut World<'_>, target: usize) -> Result<()> {
+    let after = owner(world, target);
+    let steps = "enter cluster-enter ask cluster-exit exit ask";
+    expect(world, target, steps, &[OK, OK, STUB, OK, OK, after])
+}
+
+/// SET_VECTORS, with the stub's own.
+fn stub_0(world: &mut World<'_>, target: usize) -> Result<()> {
+    let vbar = world.ground.vbar[&target];
+    let steps = format!("call:0:{vbar:x} ask");
+    expect(world, target, &steps, &[(0, vbar), STUB])
+}
+
+/// SOFT_RESTART: the code that it goes to finds the MMU off, as it does under the stub.
+fn stub_1(world: &mut World<'_>, target: usize) -> Result<()> {
+    const SCTLR_M: u64 = 1;
+    let answers = world.ground.hooks.run(target, "restart ask")?;
+    let (mark, sctlr) = answers[0];
+    ensure!(
+        mark == 0x5a && sctlr & SCTLR_M == 0 && answers[1] == STUB,
+        "SOFT_RESTART on CPU {target} gives {answers:x?}"
+    );
+    Ok(())
+}
+
+/// RESET_VECTORS, twice.
+fn stub_2(world: &mut World<'_>, target: usize) -> Result<()> {
+    expect(world, target, "call:2:0 ask call:2:0 ask", &[OK, STUB, OK, STUB])
+}
+
+/// FINALISE_EL2, which is for a CPU that has just been started.
+fn stub_3(world: &mut World<'_>, target: usize) -> Result<()> {
+    let after = owner(world, target);
+    let answers = world.ground.hooks.run(target, "call:3:0 ask")?;
+    ensure!(
+        answers[0].0 == STUB_ERR && answers[1] == after,
+        "FINALISE_EL2 on CPU {target} gives {answers:x?}"
+    );
+    Ok(())
+}
+
+/// GET_ICH_VTR_EL2.
+fn stub_4(world: &mut World<'_>, target: usize) -> Result<()> {
+    let ich_vtr = world.ground.ich_vtr[&target];
+    ensure!(ich_vtr.0 == 0, "the stub gave {ich_vtr:x?}");
+    let after = owner(world, target);
+    expect(world, target, "call:4:0 ask", &[ich_vtr, after])
+}
+
+/// The first number that is no stub call, and one of another hypervisor.
+fn stub_unknown(world: &mut World<'_>, target: usize) -> Result<()> {
+    const NOT_SUPPORTED: u64 = u64::MAX;
+    let after = owner(world, target);
+    let x0 = match after {
+        ELTWO => NOT_SUPPORTED,
+        _ => STUB_ERR,
+    };
+    let answers = world.ground.hooks.run(target, "call:5:0 call:86000000:0 ask")?;
+    ensure!(
+        answers[0].0 == x0 && answers[1].0 == x0 && answers[2] == after,
+        "unknown calls on CPU {target} give {answers:x?}"
+    );
+    Ok(())
+}
+
+fn fault(world: &mut World<'_>, target: usize) -> Result<()> {
+    let wanted = match (world.model.loaded, world.model.cpus[target].state) {
+        (false, _) => libc::ENOENT,
+        (true, State::Hyp) => libc::EIO,
+        (true, _) => libc::EBUSY,
+    };
+    let error = cpu::on(target, || Ok(debugfs::write("provoke", "brk").err()))?;
+    let errno = error.as_ref().and_then(std::io::Error::raw_os_error);
+    ensure!(
+        errno == Some(wanted),
+        "the provoked fault gives {error:?}, expected {}",
+        Errno::from_raw(wanted)
+    );
+    Ok(())
+}
+
+/// A guest that goes on running. After a fault there can be none, and without the module there is no `/dev/kvm`.
+fn guest(world: &mut World<'_>, target: usize) -> Result<()> {
+    if let Some(guest) = &world.guest {
+        return match world.model.closed {
+            true => Ok(()),
+            false => guest.advance(),
+        };
+    }
+    let started = Guest::start(target);
+    if !world.model.loaded || world.model.closed {
+        ensure!(started.is_err(), "a guest runs");
+        return Ok(());
+    }
+    let guest = started?;
+    let refused = world.model.cpus[target].state != State::Hyp;
+    ensure!(
+        guest.has_moved() >= refused,
+        "a vCPU ran on CPU {target}, whose EL2 is not eltwo's"
+    );
+    world.guest = Some(guest);
+    Ok(())
+}
+
+const STATE: &str = "/sys/power/state";
+const ALARM: &str = "/sys/class/rtc/rtc0/wakealarm";
+const SUSPENDED: &str = "/sys/power/suspend_stats/success";
+const TEST: &str = "/sys/power/pm_test";
+const TEST_DELAY: &str = "/sys/module/hibernate/parameters/pm_test_delay";
+
+/// Skips where the machine cannot go to sleep, or cannot be woken.
+pub fn can_sleep() -> Result<()> {
+    for file in [STATE, ALARM, TEST, TEST_DELAY] {
+        if !Path::new(file).exists() {
+            return Skip::because(format!("no {file}"));
+        }
+    }
+    let states = fs::read_to_string(STATE)?;
+    for state in ["freeze", "disk"] {
+        if !states.contains(state) {
+            return Skip::because(format!("this kernel does not know the sleep state {state}"));
+        }
+    }
+    Ok(())
+}
+
+/// Goes to sleep in `state` until an alarm of the clock.
+pub fn sleep(state: &str) -> Result<()> {
+    let count = || -> Result<u64> { Ok(fs::read_to_string(SUSPENDED)?.trim().parse()?) };
+    let before = count()?;
+    fs::write(ALARM, "0").context(ALARM)?;
+    // An alarm that goes off before the machine sleeps does not wake it, so not the very next second.
+    fs::write(ALARM, "+2").context(ALARM)?;
+    fs::write(STATE, state).with_context(|| format!("sleep state {state}"))?;
+    ensure!(count()? == before + 1, "{SUSPENDED} has not moved on");
+    Ok(())
+}
+
+fn suspend_to_idle(_: &mut World<'_>, _: usize) -> Result<()> {
+    sleep("freeze")
+}
+
+/// Hibernation up to where the image would be made, and back: all CPUs but one go, syscore is suspended and resumed.
+fn syscore(_: &mut World<'_>, _: usize) -> Result<()> {
+    fs::write(TEST_DELAY, "0").context(TEST_DELAY)?;
+    fs::write(TEST, "core").context(TEST)?;
+    let result = fs::write(STATE, "disk").context("hibernation");
+    fs::write(TEST, "none").context(TEST)?;
+    result
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Every hook alone and every ordered pair of hooks: after each the state of every CPU is what the model says.
+//!
+//! The pairs come from the table of [`crate::hooks::table`]. Where the first hook makes EL2 hand a CPU back without eltwo
+//! being told, the pair is also tried with nobody looking in between.
+
+use std::{
+    cell::OnceCell,
+    rc::Rc, //
+};
+
+use anyhow::{
+    Context,
+    Result, //
+};
+
+use super::{
+    needs_two_cpus,
+    standard, //
+};
+use crate::{
+    hooks::{
+        helper,
+        table::{
+            self,
+            Hook,
+            HOOKS, //
+        },
+        world::{
+            Ground,
+            Look,
+            World, //
+        },
+    },
+    ktap::{
+        Skip,
+        Test, //
+    },
+};
+
+/// Pairs of hooks none of which puts the machine to sleep.
+pub fn awake() -> Test {
+    pairs(standard(), |first, second| !first.sleeps && !second.sleeps)
+}
+
+/// Pairs of hooks of which one puts the machine to sleep.
+pub fn asleep() -> Test {
+    let test = standard().needs(table::can_sleep);
+    pairs(test, |first, second| first.sleeps || second.sleeps).case("suspend_to_ram", || {
+        let modes = std::fs::read_to_string("/sys/power/mem_sleep")?;
+        if !modes.contains("deep") {
+            return Skip::because("this machine's firmware has no SYSTEM_SUSPEND");
+        }
+        table::sleep("mem")
+    })
+}
+
+fn pairs(mut test: Test, wanted: fn(&Hook, &Hook) -> bool) -> Test {
+    test = test.needs(helper::needed).needs(needs_two_cpus);
+    let ground = Rc::new(OnceCell::new());
+    for first in &HOOKS {
+        for second in &HOOKS {
+            if !wanted(first, second) {
+                continue;
+            }
+            // A hand-over that nobody is told of is noticed by whatever comes next, or by whoever looks.
+            let looks: &[Look] = match first.name {
+                "stub_0" | "stub_1" | "stub_2" => &[Look::Close, Look::FromAfar],
+                _ => &[Look::Close],
+            };
+            for &look in looks {
+                let unseen = match look {
+                    Look::Close => "",
+                    Look::FromAfar => "_unseen",
+                };
+                let name = format!("{}{unseen}_then_{}", first.name, second.name);
+                let ground = Rc::clone(&ground);
+                test = test.case(name, move || pair(&ground, first, second, look));
+            }
+        }
+    }
+    test
+}
+
+/// How the machine is before the first hook: is the module loaded, is the last CPU online?
+fn start(first: &Hook, second: &Hook) -> (bool, bool) {
+    let loaded = match (first.name, second.name) {
+        ("insmod", _) => false,
+        // insmod is to find what the first hook has left, if that works without the module.
+        (_, "insmod") => first.needs_module,
+        _ => true,
+    };
+    let online = match (first.name, second.name) {
+        ("online", _) => false,
+        ("offline", _) => true,
+        (_, "online") => false,
+        _ => true,
+    };
+    (loaded, online)
+}
+
+fn pair(cell: &OnceCell<Ground>, first: &Hook, second: &Hook, look: Look) -> Result<()> {
+    if cell.get().is_none() {
+        // An error leaves the cell empty for the next pair.
+        let _ = cell.set(Ground::prepare()?);
+    }
+    let ground = cell.get().context("no ground")?;
+    let mut world = World::new(ground)?;
+    let (loaded, online) = start(first, second);
+    let prelude = [("insmod", loaded), ("offline", !online)];
+    for (name, wanted) in prelude {
+        if let Some(hook) = HOOKS.iter().find(|hook| wanted && hook.name == name) {
+            world.step(hook, Look::Close).context("at the start")?;
+        }
+    }
+    world.step(first, look)?;
+    world.step(second, Look::Close)?;
+    world.finish()
+}
