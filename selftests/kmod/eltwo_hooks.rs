@@ -13,6 +13,7 @@
 //! | `cluster-enter`, `cluster-exit` | `cpu_cluster_pm_enter`, `cpu_cluster_pm_exit` | what they return |
 //! | `ask` | an HVC that no owner of EL2 acts upon ([`ASK`]) | x0 and x1 of the answer |
 //! | `call:X0:X1` | an HVC with these numbers (hexadecimal) | x0 and x1 of the answer |
+//! | `chains` | counts what is registered | CPU PM notifiers and syscore operations, this module's own among them |
 //! | `restart` | the stub call SOFT_RESTART to code that only returns | x0 and x1 of that code |
 //!
 //! Reading the file gives a line for each step of the last run: its name and both numbers.
@@ -21,7 +22,8 @@
 
 use core::{
     arch::global_asm,
-    ffi::c_void, //
+    ffi::c_void,
+    ptr::null_mut, //
 };
 
 use kernel::{
@@ -84,7 +86,19 @@ extern "C" {
     fn cpu_cluster_pm_exit() -> c_int;
     fn cpu_pm_register_notifier(block: *mut bindings::notifier_block) -> c_int;
     fn cpu_pm_unregister_notifier(block: *mut bindings::notifier_block) -> c_int;
+    fn register_syscore(syscore: *mut Syscore);
+    fn unregister_syscore(syscore: *mut Syscore);
 }
+
+/// `struct syscore` of `include/linux/syscore_ops.h`. Its operations are three pointers, which may be null.
+#[repr(C)]
+struct Syscore {
+    node: bindings::list_head,
+    operations: *const [usize; 3],
+    data: *mut c_void,
+}
+
+static NO_OPERATIONS: [usize; 3] = [0; 3];
 
 // What SOFT_RESTART jumps to: returns to EL1 with two numbers that show that it ran.
 global_asm!(
@@ -107,6 +121,13 @@ extern "C" {
 static FAILING: Atomic<u32> = Atomic::new(NOBODY);
 /// x0 that the notifier got for [`ASK`].
 static ASKED: Atomic<u64> = Atomic::new(0);
+/// CPU PM notifiers when a CPU was told of ENTER the last time.
+static NOTIFIERS: Atomic<u64> = Atomic::new(0);
+/// Most entries of a list; one with more has no end.
+const LONGEST_LIST: u64 = 4096;
+
+type Callback =
+    unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int;
 
 /// `CPU_PM_ENTER` of `enum cpu_pm_event`.
 const CPU_PM_ENTER: c_ulong = 0;
@@ -122,6 +143,24 @@ unsafe extern "C" fn notified(
     }
     ASKED.store(ask()[0], Relaxed);
     bindings::NOTIFY_BAD as c_int
+}
+
+/// The first in the chain, by its priority: counts the others, and itself.
+unsafe extern "C" fn counted(
+    block: *mut bindings::notifier_block,
+    event: c_ulong,
+    _data: *mut c_void,
+) -> c_int {
+    if event == CPU_PM_ENTER {
+        let (mut count, mut next) = (0, block);
+        while !next.is_null() && count < LONGEST_LIST {
+            count += 1;
+            // SAFETY: The kernel holds the lock of the chain during ENTER, so the entries stay.
+            next = unsafe { (*next).next };
+        }
+        NOTIFIERS.store(count, Relaxed);
+    }
+    bindings::NOTIFY_OK as c_int
 }
 
 /// Who owns EL2 of this CPU?
@@ -144,6 +183,7 @@ enum Step {
     ClusterEnter,
     ClusterExit,
     Ask,
+    Chains,
     Call(u64, u64),
     Restart,
 }
@@ -157,6 +197,7 @@ impl Step {
             "cluster-enter" => Self::ClusterEnter,
             "cluster-exit" => Self::ClusterExit,
             "ask" => Self::Ask,
+            "chains" => Self::Chains,
             "restart" => Self::Restart,
             word => {
                 let mut numbers = word.strip_prefix("call:")?.split(':');
@@ -174,13 +215,14 @@ impl Step {
             Self::ClusterEnter => "cluster-enter",
             Self::ClusterExit => "cluster-exit",
             Self::Ask => "ask",
+            Self::Chains => "chains",
             Self::Call(..) => "call",
             Self::Restart => "restart",
         }
     }
 
     /// Does it on this CPU. Interrupts are off.
-    fn take(self, restart_pa: u64) -> [u64; 2] {
+    fn take(self, run: &Run) -> [u64; 2] {
         let returned = |code: c_int| [i64::from(code) as u64, 0];
         match self {
             // SAFETY: Interrupts are off, as each of these four asks for.
@@ -200,7 +242,15 @@ impl Step {
             }
             Self::Ask => ask(),
             Self::Call(x0, x1) => call(x0, x1),
-            Self::Restart => call(HVC_SOFT_RESTART, restart_pa),
+            Self::Restart => call(HVC_SOFT_RESTART, run.restart_pa),
+            Self::Chains => {
+                // SAFETY: As above.
+                unsafe {
+                    cpu_pm_enter();
+                    cpu_pm_exit();
+                }
+                [NOTIFIERS.load(Relaxed), run.syscore]
+            }
         }
     }
 }
@@ -208,14 +258,17 @@ impl Step {
 /// Steps, and what they gave.
 struct Run {
     restart_pa: u64,
+    /// Number of syscore operations.
+    syscore: u64,
     steps: [Option<Step>; MOST_STEPS],
     results: [[u64; 2]; MOST_STEPS],
 }
 
 impl Run {
-    const fn new(restart_pa: u64) -> Self {
+    const fn new(restart_pa: u64, syscore: u64) -> Self {
         Self {
             restart_pa,
+            syscore,
             steps: [None; MOST_STEPS],
             results: [[0; 2]; MOST_STEPS],
         }
@@ -230,15 +283,18 @@ impl Run {
 unsafe extern "C" fn run(data: *mut c_void) {
     // SAFETY: By the contract.
     let run = unsafe { &mut *data.cast::<Run>() };
-    for (step, result) in run.steps.iter().flatten().zip(&mut run.results) {
-        *result = step.take(run.restart_pa);
+    let mut results = run.results;
+    for (step, result) in run.steps.iter().flatten().zip(&mut results) {
+        *result = step.take(run);
     }
+    run.results = results;
 }
 
 /// What is behind the file.
 #[pin_data]
 struct Last {
     restart: CodePage,
+    syscore: SyscoreList,
     #[pin]
     run: Mutex<Run>,
 }
@@ -258,7 +314,7 @@ fn store(last: &Last, reader: &mut UserSliceReader) -> Result {
     let text = core::str::from_utf8(bytes).map_err(|_| EINVAL)?;
     let mut words = text.split_ascii_whitespace();
     let cpu: c_int = words.next().ok_or(EINVAL)?.parse().map_err(|_| EINVAL)?;
-    let mut fresh = Run::new(last.restart.pa());
+    let mut fresh = Run::new(last.restart.pa(), last.syscore.count());
     for (at, word) in words.enumerate() {
         *fresh.steps.get_mut(at).ok_or(EINVAL)? = Some(Step::parse(word).ok_or(EINVAL)?);
     }
@@ -269,7 +325,53 @@ fn store(last: &Last, reader: &mut UserSliceReader) -> Result {
     to_result(unsafe { bindings::smp_call_function_single(cpu, Some(run), data.cast(), 1) })
 }
 
-/// The notifier, registered until this is dropped.
+/// An entry of the list of syscore operations, registered until this is dropped.
+struct SyscoreList(Pin<KBox<Opaque<Syscore>>>);
+
+// SAFETY: The entry is touched by the kernel alone, under its own lock.
+unsafe impl Send for SyscoreList {}
+// SAFETY: As above; `count` only reads.
+unsafe impl Sync for SyscoreList {}
+
+impl SyscoreList {
+    fn new() -> Result<Self> {
+        let entry = KBox::pin(
+            Opaque::new(Syscore {
+                node: Default::default(),
+                operations: &NO_OPERATIONS,
+                data: null_mut(),
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The entry is pinned and lives until `drop` has unregistered it.
+        unsafe { register_syscore(entry.get()) };
+        Ok(Self(entry))
+    }
+
+    /// Number of entries. Nobody registers or unregisters any meanwhile: whoever asks sees to that.
+    fn count(&self) -> u64 {
+        let own: *mut bindings::list_head = self.0.get().cast();
+        // The list is a ring of the entries and one head, which is not counted.
+        let mut count = 0;
+        // SAFETY: The entry is registered, so that its list is whole.
+        let mut next = unsafe { (*own).next };
+        while next != own && count < LONGEST_LIST {
+            count += 1;
+            // SAFETY: As above.
+            next = unsafe { (*next).next };
+        }
+        count
+    }
+}
+
+impl Drop for SyscoreList {
+    fn drop(&mut self) {
+        // SAFETY: `new` has registered the entry.
+        unsafe { unregister_syscore(self.0.get()) };
+    }
+}
+
+/// A notifier, registered until this is dropped.
 struct Notifier(Pin<KBox<Opaque<bindings::notifier_block>>>);
 
 // SAFETY: The block is touched by the kernel alone, under its own lock.
@@ -278,11 +380,11 @@ unsafe impl Send for Notifier {}
 unsafe impl Sync for Notifier {}
 
 impl Notifier {
-    fn new() -> Result<Self> {
+    fn new(call: Callback, priority: c_int) -> Result<Self> {
         let block = KBox::pin(
             Opaque::new(bindings::notifier_block {
-                notifier_call: Some(notified),
-                priority: c_int::MIN,
+                notifier_call: Some(call),
+                priority,
                 ..Default::default()
             }),
             GFP_KERNEL,
@@ -307,7 +409,7 @@ impl Drop for Notifier {
 struct Hooks {
     _file: Pin<KBox<File<Last>>>,
     _dir: Dir,
-    _notifier: Notifier,
+    _notifiers: [Notifier; 2],
 }
 
 impl kernel::Module for Hooks {
@@ -315,18 +417,22 @@ impl kernel::Module for Hooks {
         // SAFETY: The labels are in one section, and the code is position independent and shorter than a page.
         let restart =
             unsafe { CodePage::new(&raw const eltwo_hooks_start, &raw const eltwo_hooks_end)? };
-        let notifier = Notifier::new()?;
+        let notifiers = [
+            Notifier::new(counted, c_int::MAX)?,
+            Notifier::new(notified, c_int::MIN)?,
+        ];
         let dir = Dir::new(c"eltwo_hooks");
         let last = try_pin_init!(Last {
             restart,
-            run <- new_mutex!(Run::new(0)),
+            syscore: SyscoreList::new()?,
+            run <- new_mutex!(Run::new(0, 0)),
         } ? Error);
         let file = dir.read_write_callback_file(c"run", last, &show, &store);
         let file = KBox::pin_init(file, GFP_KERNEL)?;
         Ok(Self {
             _file: file,
             _dir: dir,
-            _notifier: notifier,
+            _notifiers: notifiers,
         })
     }
 }

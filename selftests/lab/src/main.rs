@@ -17,6 +17,7 @@ mod fdt;
 mod guest;
 mod high;
 mod host;
+mod idle;
 mod image;
 mod initramfs;
 mod kernel;
@@ -28,6 +29,7 @@ mod runs;
 mod sandbox;
 mod session;
 mod setup;
+mod soak;
 mod symvers;
 mod ui;
 mod verdict;
@@ -120,6 +122,8 @@ enum Action {
         #[arg(long = "run")]
         only: Vec<String>,
     },
+    /// Do all hooks, loads and VMs in random order, for minutes or hours, and see what is left behind.
+    Soak(soak::Options),
     /// Show the journey of the module in a VM, with timings.
     Demo {
         /// The CPUs of the VM.
@@ -199,6 +203,12 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
             let runs = bench::runs(&benches);
             return with_session(ui, &cache, &checkout, &runs, |session| {
                 bench::run(ui, session, &benches)
+            });
+        }
+        Action::Soak(options) => {
+            let run = soak::run_of(&options);
+            return with_session(ui, &cache, &checkout, &[&run], |session| {
+                soak::run(ui, session, &run, &options)
             });
         }
         Action::Demo { cpu } => {

@@ -39,7 +39,7 @@ use crate::{
 pub const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Modules that only tests load.
-const TEST_MODULES: [&str; 3] = ["brd.ko", "eltwo_e2h.ko", "eltwo_hooks.ko"];
+const TEST_MODULES: [&str; 4] = ["brd.ko", "eltwo_e2h.ko", "eltwo_hooks.ko", "virtio_blk.ko"];
 
 /// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ pub enum End {
     Reboot,
     /// Another kernel is started by kexec, runs its tests, and powers off.
     Kexec,
+    /// The machine powers off with its state on its disk, is started again by the lab, and goes on, as often as it likes; at
+    /// last it powers off.
+    Hibernate,
     /// The kernel panics on purpose; the crash kernel runs its tests and powers off.
     Kdump,
 }
@@ -77,6 +80,8 @@ pub struct Run {
     pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
+    /// Whether idle CPUs are powered down, see [`Spec::idle_states`].
+    pub idle_states: bool,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
     pub words: &'static [&'static str],
     /// Tests, in their order.
@@ -121,6 +126,7 @@ impl Run {
             ram_base: self.ram_base,
             counting: self.counting,
             el2: self.el2,
+            idle_states: self.idle_states,
             its: !self.end.needs_kexec(),
             command_line: format!(
                 "{COMMAND_LINE} {} eltwo.run={}",
@@ -128,6 +134,7 @@ impl Run {
                 self.tests.join(",")
             ),
             reboot: self.end == End::Reboot,
+            disk_mib: (self.end == End::Hibernate).then_some(DISK_MIB),
             debug: false,
         }
     }
@@ -137,6 +144,9 @@ impl Run {
         let mut words = format!("{}, {} CPUs", self.cpu, self.cpus);
         if !self.el2 {
             words += ", no EL2";
+        }
+        if self.idle_states {
+            words += ", GICv2, powered down when idle";
         }
         if self.flavour == FLAVOUR_16K {
             words += ", 16K pages";
@@ -156,6 +166,9 @@ impl Run {
     }
 }
 
+/// Size of the disk of a machine that hibernates: room for all of its memory.
+const DISK_MIB: u64 = 1536;
+
 /// A run on four Cortex-A72 that powers off; the table changes what differs.
 const BASE: Run = Run {
     name: "base",
@@ -166,6 +179,7 @@ const BASE: Run = Run {
     ram_base: None,
     counting: false,
     el2: true,
+    idle_states: false,
     words: CPU_HAS_NO_VHE,
     tests: &[],
     kvm_selftests: false,
@@ -280,7 +294,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 26] = [
+pub const RUNS: [Run; 32] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -349,10 +363,14 @@ pub const RUNS: [Run; 26] = [
     Run {
         name: "hooks-asleep",
         cpus: 3,
+        // The less memory there is, the sooner the kernel has made room for an image.
+        memory_mib: 512,
         tests: &["hooks_asleep"],
         timeout: Duration::from_secs(900),
         ..BASE
     },
+    // For a short while, with a seed that is always the same.
+    SOAK,
     Run {
         name: "load",
         tests: &["hotplug_load", "cpu_hotplug_kselftest"],
@@ -434,6 +452,15 @@ pub const RUNS: [Run; 26] = [
         ..BASE
     },
     Run {
+        name: "hibernate",
+        cpus: 3,
+        tests: &["hibernate"],
+        words: &[KVM_OFF, "eltwo.resume=1"],
+        end: End::Hibernate,
+        timeout: Duration::from_secs(900),
+        ..BASE
+    },
+    Run {
         name: "kexec",
         tests: &["kexec"],
         end: End::Kexec,
@@ -461,6 +488,30 @@ pub const RUNS: [Run; 26] = [
     Run {
         name: "shutdown",
         tests: &["shutdown_paths"],
+        ..BASE
+    },
+    Run {
+        name: "cpuidle",
+        cpus: 3,
+        idle_states: true,
+        tests: &["cpuidle"],
+        ..BASE
+    },
+    Run {
+        name: "kexec-guest",
+        tests: &["kexec_with_guest"],
+        end: End::Kexec,
+        ..BASE
+    },
+    Run {
+        name: "reboot-guest",
+        tests: &["reboot_with_guest"],
+        end: End::Reboot,
+        ..BASE
+    },
+    Run {
+        name: "shutdown-guest",
+        tests: &["shutdown_with_guest"],
         ..BASE
     },
     Run {
@@ -540,6 +591,13 @@ pub const BENCH_GUESTS: Run = Run {
     cpus: 1,
     counting: true,
     tests: &["bench_guests"],
+    ..BASE
+};
+
+/// The machine of `make soak`.
+pub const SOAK: Run = Run {
+    name: "soak",
+    tests: &["soak"],
     ..BASE
 };
 

@@ -33,6 +33,7 @@ use crate::{
         Source, //
     },
     runs::{
+        End,
         Run, //
     },
     setup::Lab,
@@ -166,6 +167,9 @@ impl<'a> Session<'a> {
                     on_line(&line);
                     reader.read(&line);
                 }
+                Event::Exit(status) if status.success() && reader.starts_again() => {
+                    vm.start_again()?;
+                }
                 Event::Exit(status) if status.success() => break None,
                 Event::Exit(status) => break Some(format!("QEMU failed ({status})")),
                 Event::Deadline => break Some(format!("no end after {} s", run.timeout.as_secs())),
@@ -176,6 +180,9 @@ impl<'a> Session<'a> {
         };
         drop(vm);
         fs::remove_file(dir.join(vm::INITRD))?;
+        if run.end == End::Hibernate {
+            fs::remove_file(dir.join(vm::DISK))?;
+        }
         Ok(reader.finish(cut))
     }
 

@@ -20,6 +20,12 @@ const BOOT_BANNER: &str = "# eltwo-init: kernel ";
 /// What it prints before it ends the machine.
 const END_BANNER: &str = "# eltwo-init: end: ";
 
+/// What it prints when it finds an image on the disk, before it has the kernel resume from there.
+const RESUME_BANNER: &str = "# eltwo-init: resuming";
+
+/// Most times that a machine may hibernate.
+const MOST_RESUMES: usize = 8;
+
 /// Kernel messages after which a run has failed, whatever its tests say.
 const KERNEL_TROUBLE: [&str; 9] = [
     "Kernel panic",
@@ -41,6 +47,8 @@ pub struct Reader<'a> {
     tally: Tally,
     finished: Vec<String>,
     boots: usize,
+    starts: usize,
+    resumes: usize,
     end: Option<String>,
     trouble: Option<String>,
     panicked: bool,
@@ -55,6 +63,8 @@ impl<'a> Reader<'a> {
             tally: Tally::default(),
             finished: Vec::new(),
             boots: 0,
+            starts: 0,
+            resumes: 0,
             end: None,
             trouble: None,
             panicked: false,
@@ -75,6 +85,8 @@ impl<'a> Reader<'a> {
         if text.starts_with(BOOT_BANNER) {
             self.boots += 1;
             self.end = None;
+        } else if text.starts_with(RESUME_BANNER) {
+            self.resumes += 1;
         } else if let Some(end) = text.strip_prefix(END_BANNER) {
             self.end = Some(end.trim().to_owned());
         } else if Document::starts_with(text) {
@@ -88,6 +100,15 @@ impl<'a> Reader<'a> {
     /// Whether there is nothing to wait for any more: a machine that was reset has come back, or it is dead.
     pub fn is_over(&self) -> bool {
         self.panicked || (self.run.end == End::Reboot && self.boots >= 2)
+    }
+
+    /// Whether the machine, which has ended, is to be started again: it hibernates.
+    pub fn starts_again(&mut self) -> bool {
+        let hibernates = self.run.end == End::Hibernate && self.end.is_none() && self.boots == 1;
+        // Each start but the first must find an image.
+        let again = hibernates && self.resumes == self.starts && self.starts < MOST_RESUMES;
+        self.starts += usize::from(again);
+        again
     }
 
     /// The test that has started and not ended.
@@ -142,7 +163,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let (boots, word) = match self.run.end {
-            End::PowerOff => (1, Some("poweroff")),
+            End::PowerOff | End::Hibernate => (1, Some("poweroff")),
             // The machine is ended when it has come back, with its tests about to start again.
             End::Reboot => (2, None),
             End::Kexec | End::Kdump => (2, Some("poweroff")),
@@ -159,6 +180,12 @@ impl<'a> Reader<'a> {
                 word.unwrap_or_default()
             ));
         }
+        if self.run.end == End::Hibernate && (self.starts == 0 || self.resumes != self.starts) {
+            let (starts, resumes) = (self.starts, self.resumes);
+            return Some(format!(
+                "the machine was started again {starts} times and resumed {resumes} times"
+            ));
+        }
         (incomplete && self.run.end != End::Reboot)
             .then(|| "not all tests gave a result".to_owned())
     }
@@ -166,7 +193,7 @@ impl<'a> Reader<'a> {
     /// Tests of the run that gave no result; the last one need not, if it starts another kernel.
     fn missing(&self) -> Vec<&'static str> {
         let expected = match self.run.end {
-            End::PowerOff => self.run.tests,
+            End::PowerOff | End::Hibernate => self.run.tests,
             End::Reboot | End::Kexec | End::Kdump => self
                 .run
                 .tests
@@ -263,6 +290,47 @@ mod tests {
         let tally = judge(&kexec, &format!("{first}{second}"), "", None);
         assert_eq!((tally.passed, tally.failed), (2, Vec::new()));
         assert!(!judge(&kexec, first, "", None).failed.is_empty());
+    }
+
+    #[test]
+    fn hibernation_needs_a_resume_for_each_start() {
+        let hibernate = run(&["a"], End::Hibernate);
+        let feed = |reader: &mut Reader<'_>, text: &str| {
+            text.lines()
+                .for_each(|line| reader.read(&Line::Result(line.to_owned())));
+        };
+        let rest = "ok 1 a\n# eltwo-init: end: poweroff\n";
+        let mut reader = Reader::new(&hibernate);
+        feed(
+            &mut reader,
+            "# eltwo-init: kernel x\nKTAP version 1\n1..1\n",
+        );
+        assert!(reader.starts_again());
+        feed(&mut reader, "# eltwo-init: resuming\n");
+        assert!(reader.starts_again());
+        feed(&mut reader, "# eltwo-init: resuming\n");
+        feed(&mut reader, rest);
+        assert!(!reader.starts_again());
+        let tally = reader.finish(None);
+        assert_eq!((tally.passed, tally.failed), (1, Vec::new()));
+        // One that finds no image is not started once more.
+        let mut reader = Reader::new(&hibernate);
+        feed(
+            &mut reader,
+            "# eltwo-init: kernel x\nKTAP version 1\n1..1\n",
+        );
+        assert!(reader.starts_again());
+        assert!(!reader.starts_again());
+        assert!(!reader.finish(None).failed.is_empty());
+        // One that never hibernates has not been tested.
+        assert!(!judge(
+            &hibernate,
+            "# eltwo-init: kernel x\nKTAP version 1\n1..1\nok 1 a\n# eltwo-init: end: poweroff\n",
+            "",
+            None
+        )
+        .failed
+        .is_empty());
     }
 
     #[test]

@@ -40,6 +40,7 @@ use crate::{
         self,
         High, //
     },
+    idle,
     sandbox::Sandbox, //
 };
 
@@ -48,6 +49,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Name of the file with the file system of a machine, in its directory.
 pub const INITRD: &str = "initrd";
+
+/// Name of the file with the disk of a machine, in its directory.
+pub const DISK: &str = "disk";
 
 /// A machine to be built.
 #[derive(Clone, Debug)]
@@ -65,6 +69,9 @@ pub struct Spec {
     pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
+    /// Whether the CPUs have an idle state in which they are powered down, see [`idle`]. The interrupt controller is a GICv2 then: the
+    /// kernel switches a GICv3 off with the CPU, and QEMU wakes none from there.
+    pub idle_states: bool,
     /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
     /// cannot be switched off again, so it takes over the table of LPI properties where the first kernel has put it,
     /// and fills it, although its own text may be there by then.
@@ -73,6 +80,8 @@ pub struct Spec {
     pub command_line: String,
     /// Whether a reset starts the machine again; otherwise it ends it.
     pub reboot: bool,
+    /// Size of the machine's disk in MiB, if it has one. It is empty at first, and stays when the machine is started again.
+    pub disk_mib: Option<u64>,
     /// Whether a debugger can look in from outside: QEMU listens at the sockets `gdb.sock` and `qmp.sock` of the
     /// machine's directory.
     pub debug: bool,
@@ -91,9 +100,15 @@ impl Spec {
             let mut command = files.command(sandbox, kernel);
             command.args(serial);
             self.board(&mut command, more);
+            files.add_disk(self, &mut command);
             command
         };
         let mut command = board("");
+        if self.idle_states {
+            let tree = escape(&files.dir.join(idle::TREE));
+            let mut dump = board(&format!(",dumpdtb={tree}"));
+            idle::add(&mut dump, &mut command, self.cpus, &files.dir)?;
+        }
         let Some(high) = self.high() else {
             self.kernel(&mut command, kernel, &files.initrd, "");
             return Ok(command);
@@ -126,9 +141,12 @@ impl Spec {
             }
         }
         let [el2, its] = [self.el2, self.its].map(|there| if there { "on" } else { "off" });
-        command.arg("-M").arg(format!(
-            "virt,virtualization={el2},gic-version=3,its={its}{more}"
-        ));
+        let gic = match self.idle_states {
+            true => "gic-version=2".to_owned(),
+            false => format!("gic-version=3,its={its}"),
+        };
+        let machine = format!("virt,virtualization={el2},{gic}{more}");
+        command.arg("-M").arg(machine);
         if self.counting {
             command.args(["-accel", "tcg,thread=single"]);
             command.args(["-icount", "shift=0,sleep=off"]);
@@ -184,6 +202,7 @@ pub enum Event {
 /// A running machine. Dropping it ends it.
 #[derive(Debug)]
 pub struct Vm {
+    command: Command,
     child: Child,
     console: Follower,
     results: Follower,
@@ -200,8 +219,10 @@ impl Vm {
         dir: &Path,
     ) -> Result<Self> {
         let files = Files::make(dir, initrd)?;
+        files.make_disk(spec)?;
+        // A machine that is started again goes on in the same files.
         let [console, results] = [("console", &files.console), ("results", &files.results)]
-            .map(|(id, path)| format!("file,id={id},path={}", escape(path)));
+            .map(|(id, path)| format!("file,id={id},append=on,path={}", escape(path)));
         let [first, second] = ["chardev:console", "chardev:results"];
         let serial = [
             "-chardev", &console, "-serial", first, "-chardev", &results, "-serial", second,
@@ -215,11 +236,18 @@ impl Vm {
             .stderr(log);
         let child = command.spawn().context("cannot start QEMU")?;
         Ok(Self {
+            command,
             child,
             console: Follower::new(&files.console)?,
             results: Follower::new(&files.results)?,
             pending: VecDeque::new(),
         })
+    }
+
+    /// Starts the machine again, which has ended. Its disk is as it was.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = self.command.spawn().context("cannot start QEMU again")?;
+        Ok(())
     }
 
     /// Waits for the next thing that the machine does.
@@ -296,6 +324,27 @@ impl Files {
     fn command(&self, sandbox: &Sandbox, kernel: &Path) -> Command {
         let sandbox = sandbox.clone().with_output(&self.dir).with_input(kernel);
         sandbox.command(&self.dir, "qemu-system-aarch64")
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.dir.join(DISK)
+    }
+
+    /// Makes the disk, which takes room only as it is written to.
+    fn make_disk(&self, spec: &Spec) -> Result<()> {
+        if let Some(mib) = spec.disk_mib {
+            File::create(self.disk())?.set_len(mib << 20)?;
+        }
+        Ok(())
+    }
+
+    fn add_disk(&self, spec: &Spec, command: &mut Command) {
+        if spec.disk_mib.is_some() {
+            let path = escape(&self.disk());
+            let drive = format!("if=none,id=disk,format=raw,cache=unsafe,file={path}");
+            command.args(["-drive", &drive]);
+            command.args(["-device", "virtio-blk-pci,drive=disk,num-queues=1"]);
+        }
     }
 
     fn add_debug(&self, spec: &Spec, command: &mut Command) {

@@ -10,11 +10,13 @@ mod bench;
 mod demo;
 mod guest;
 mod handover;
+mod hibernation;
 mod hooks;
 mod init;
 mod ktap;
 mod kvm;
 mod second_kernel;
+mod soak;
 mod tests;
 
 use std::{

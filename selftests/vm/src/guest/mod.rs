@@ -3,8 +3,10 @@
 //! The machine under test, as seen from its user space: the module, its files, CPUs, memory and the kernel log.
 
 pub mod account;
+pub mod child;
 pub mod cpu;
 pub mod debugfs;
+pub mod disk;
 pub mod kmsg;
 pub mod module;
 pub mod page;

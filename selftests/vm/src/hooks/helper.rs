@@ -52,9 +52,7 @@ impl Hooks {
             .lines()
             .filter_map(|line| {
                 let mut words = line.split_whitespace().skip(1);
-                let mut number = || {
-                    u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()
-                };
+                let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
                 Some((number()?, number()?))
             })
             .collect();

@@ -53,7 +53,8 @@ pub struct Hook {
     pub expect: fn(&mut Model, usize),
 }
 
-const fn hook(
+/// A hook that needs nothing and is quick.
+pub const fn hook(
     name: &'static str,
     make: fn(&mut World<'_>, usize) -> Result<()>,
     expect: fn(&mut Model, usize),
@@ -68,7 +69,7 @@ const fn hook(
 }
 
 /// All hooks that leave the kernel running.
-pub const HOOKS: [Hook; 18] = [
+pub static HOOKS: [Hook; 18] = [
     hook("insmod", insmod, |model, _| model.insmod()),
     Hook {
         needs_module: true,
@@ -112,6 +113,13 @@ pub const HOOKS: [Hook; 18] = [
     },
 ];
 
+/// The hook with this name.
+pub fn named(name: &str) -> Result<&'static Hook> {
+    let mut all = HOOKS.iter();
+    all.find(|hook| hook.name == name)
+        .with_context(|| format!("no hook {name}"))
+}
+
 fn insmod(world: &mut World<'_>, _: usize) -> Result<()> {
     match (module::try_load("")?, world.model.loaded) {
         (Ok(loaded), false) => loaded.keep(),
@@ -132,7 +140,10 @@ fn rmmod(world: &mut World<'_>, _: usize) -> Result<()> {
         Ok(()) => None,
         Err(error) => Some(*error.downcast_ref::<Errno>().context("no errno")?),
     };
-    ensure!(errno == wanted, "rmmod gives {errno:?}, expected {wanted:?}");
+    ensure!(
+        errno == wanted,
+        "rmmod gives {errno:?}, expected {wanted:?}"
+    );
     Ok(())
 }
 
@@ -212,7 +223,12 @@ fn stub_1(world: &mut World<'_>, target: usize) -> Result<()> {
 
 /// RESET_VECTORS, twice.
 fn stub_2(world: &mut World<'_>, target: usize) -> Result<()> {
-    expect(world, target, "call:2:0 ask call:2:0 ask", &[OK, STUB, OK, STUB])
+    expect(
+        world,
+        target,
+        "call:2:0 ask call:2:0 ask",
+        &[OK, STUB, OK, STUB],
+    )
 }
 
 /// FINALISE_EL2, which is for a CPU that has just been started.
@@ -242,7 +258,10 @@ fn stub_unknown(world: &mut World<'_>, target: usize) -> Result<()> {
         ELTWO => NOT_SUPPORTED,
         _ => STUB_ERR,
     };
-    let answers = world.ground.hooks.run(target, "call:5:0 call:86000000:0 ask")?;
+    let answers = world
+        .ground
+        .hooks
+        .run(target, "call:5:0 call:86000000:0 ask")?;
     ensure!(
         answers[0].0 == x0 && answers[1].0 == x0 && answers[2] == after,
         "unknown calls on CPU {target} give {answers:x?}"
@@ -328,10 +347,14 @@ fn suspend_to_idle(_: &mut World<'_>, _: usize) -> Result<()> {
 }
 
 /// Hibernation up to where the image would be made, and back: all CPUs but one go, syscore is suspended and resumed.
-fn syscore(_: &mut World<'_>, _: usize) -> Result<()> {
+pub fn hibernate_up_to_core() -> Result<()> {
     fs::write(TEST_DELAY, "0").context(TEST_DELAY)?;
     fs::write(TEST, "core").context(TEST)?;
     let result = fs::write(STATE, "disk").context("hibernation");
     fs::write(TEST, "none").context(TEST)?;
     result
+}
+
+fn syscore(_: &mut World<'_>, _: usize) -> Result<()> {
+    hibernate_up_to_core()
 }

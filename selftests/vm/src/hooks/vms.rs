@@ -2,14 +2,12 @@
 
 //! A guest that runs while hooks happen.
 
-use std::{
-    sync::{
-        atomic::{
-            AtomicBool,
-            Ordering::Relaxed, //
-        },
-        Arc,
+use std::sync::{
+    atomic::{
+        AtomicBool,
+        Ordering::Relaxed, //
     },
+    Arc,
 };
 
 use anyhow::{

@@ -219,7 +219,11 @@ impl<'a> World<'a> {
     fn check_log(&mut self) -> Result<()> {
         let lines = self.log.eltwo()?;
         let compared = equal_images(&lines)?;
-        let missing = self.model.compared.iter().find(|cpu| !compared.contains_key(*cpu));
+        let missing = self
+            .model
+            .compared
+            .iter()
+            .find(|cpu| !compared.contains_key(*cpu));
         let surplus = compared
             .keys()
             .find(|cpu| !self.model.compared.contains(cpu) && self.model.unseen != Some(**cpu));

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | `eltwo.run=a,b,c` | tests, in this order; `all` stands for every plain one; `shell` and `demo` for those |
 //! | `eltwo.timeout=S` | seconds for every test, instead of its own limit |
+//! | `eltwo.resume=1` | go on where the image on the disk ends, if there is one |
 //! | `eltwo.verbose=1` | leave the log level of the console alone |
 
+mod resume;
 mod run;
 mod setup;
 
@@ -38,6 +40,7 @@ pub struct Orders {
     run: Vec<String>,
     limit: Option<Duration>,
     verbose: bool,
+    resume: bool,
 }
 
 impl Orders {
@@ -46,6 +49,7 @@ impl Orders {
             run: Vec::new(),
             limit: None,
             verbose: false,
+            resume: false,
         };
         for word in line.split_whitespace() {
             match word.split_once('=') {
@@ -55,6 +59,7 @@ impl Orders {
                 Some(("eltwo.timeout", seconds)) => {
                     orders.limit = seconds.parse().ok().map(Duration::from_secs);
                 }
+                Some(("eltwo.resume", value)) => orders.resume = value != "0",
                 Some(("eltwo.verbose", value)) => orders.verbose = value != "0",
                 _ => {}
             }
@@ -99,6 +104,9 @@ fn everything() -> Result<End> {
     setup::install_busybox()?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let orders = Orders::parse(&line);
+    if orders.resume {
+        resume::if_there_is_an_image()?;
+    }
     match orders.run.first().map(String::as_str) {
         None | Some("shell") => shell()?,
         Some(name @ ("demo" | "demo_second")) => demo(name)?,

@@ -30,6 +30,7 @@ use anyhow::{
     Result, //
 };
 use nix::{
+    fcntl::OFlag,
     poll::{
         poll,
         PollFd,
@@ -44,7 +45,7 @@ use nix::{
         utsname::uname,
     },
     unistd::{
-        pipe,
+        pipe2,
         Pid, //
     },
 };
@@ -168,7 +169,8 @@ fn one(name: &str, orders: &Orders, results: &Results) -> Result<Verdict> {
     let limit = orders.limit.unwrap_or(program.limit);
     let mut log = Log::from_now()?;
     kmsg::mark(&format!("eltwo-test: start {name}"));
-    let (reader, writer) = pipe()?;
+    // A process that outlives the test must not inherit it.
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let mut child = Command::new(format!("/tests/{name}"))
         .env("PATH", PATH)
         .stdin(Stdio::null())

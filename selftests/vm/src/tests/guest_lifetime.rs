@@ -17,7 +17,7 @@ use std::{
         },
         unix::net::UnixStream,
     },
-    process, thread,
+    thread,
     time::{
         Duration,
         Instant, //
@@ -50,16 +50,12 @@ use nix::{
             WaitStatus, //
         },
     },
-    unistd::{
-        fork,
-        ForkResult,
-        Pid, //
-    },
 };
 
 use crate::{
     guest::{
         account::Account,
+        child,
         debugfs,
         module, //
     },
@@ -192,35 +188,6 @@ fn refused() -> Result<()> {
     result.and(end)
 }
 
-/// Runs `body` in a child process. Returns its process number.
-///
-/// The caller must have no other threads that hold locks which `body` needs.
-fn in_child(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
-    // SAFETY: The tests have joined their threads, so that no lock is held by a thread that the child lacks.
-    match unsafe { fork()? } {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let status = match body() {
-                Ok(()) => 0,
-                Err(error) => {
-                    eprintln!("child: {error:#}");
-                    1
-                }
-            };
-            process::exit(status);
-        }
-    }
-}
-
-fn wait_success(child: Pid) -> Result<()> {
-    let status = waitpid(child, None)?;
-    ensure!(
-        matches!(status, WaitStatus::Exited(_, 0)),
-        "the child: {status:?}"
-    );
-    Ok(())
-}
-
 /// Calls of a process that is not the VM's fail with EIO.
 fn expect_foreign(fd: RawFd, request: u32) -> Result<()> {
     // SAFETY: The calls take numbers only.
@@ -236,11 +203,11 @@ fn forked(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
     hello(&mut vcpu)?;
-    let child = in_child(|| {
+    let child = child::start(|| {
         expect_foreign(machine.vm.as_raw_fd(), CREATE_VCPU)?;
         expect_foreign(vcpu.fd.as_raw_fd(), RUN)
     })?;
-    wait_success(child)?;
+    child::wait_success(child)?;
     hello(&mut vcpu)
 }
 
@@ -278,14 +245,14 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd> {
 
 fn passed(kvm: &Kvm) -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
-    let child = in_child(|| {
+    let child = child::start(|| {
         let fd = receive(&theirs)?;
         expect_foreign(fd.as_raw_fd(), RUN)
     })?;
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
     send(&ours, vcpu.fd.as_raw_fd())?;
-    wait_success(child)?;
+    child::wait_success(child)?;
     hello(&mut vcpu)
 }
 
@@ -294,13 +261,13 @@ fn outlives() -> Result<()> {
     let host = Host::start()?;
     let result = (|| {
         let (ours, theirs) = UnixStream::pair()?;
-        let child = in_child(|| {
+        let child = child::start(|| {
             let machine = Machine::new(&Kvm::new()?)?;
             hello(&mut machine.vcpu(0)?)?;
             send(&theirs, machine.vm.as_raw_fd())
         })?;
         let fd = receive(&ours)?;
-        wait_success(child)?;
+        child::wait_success(child)?;
         expect_foreign(fd.as_raw_fd(), CREATE_VCPU)?;
         if !host::is_reference() {
             ensure!(
@@ -383,7 +350,7 @@ fn killed(_: &Kvm, count: u32) -> Result<()> {
     const LONGEST: Duration = Duration::from_millis(60);
     let mut state = u64::from(count);
     for number in 0..count {
-        let child = in_child(|| {
+        let child = child::start(|| {
             let fleet = Fleet::start(&Kvm::new()?, SIZE, Ram::new)?;
             loop {
                 fleet.advance(1000)?;

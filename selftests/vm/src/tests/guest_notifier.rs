@@ -22,7 +22,6 @@ use anyhow::{
 };
 use kvm_ioctls::Kvm;
 use nix::{
-    errno::Errno,
     libc,
     sched::{
         sched_setaffinity,
@@ -45,7 +44,7 @@ use super::needs_two_cpus;
 use crate::{
     guest::{
         cpu,
-        module, //
+        disk, //
     },
     ktap::{
         note,
@@ -74,14 +73,6 @@ use crate::{
         vcpu::Exit,
     },
 };
-
-/// Where the lab puts the kernel's own module for disks in memory.
-const BRD: &str = "/brd.ko";
-/// The first of those disks.
-const DISK: &str = "/dev/ram0";
-/// Its size in bytes, in `/sys`, counted in sectors.
-const DISK_SECTORS: &str = "/sys/block/ram0/size";
-const SECTOR: u64 = 512;
 
 /// Work of one VM with two vCPUs in 1 MiB.
 const SIZE: Size = Size {
@@ -114,47 +105,12 @@ fn vmstat(name: &str) -> Result<u64> {
     Ok(value.trim().parse()?)
 }
 
-/// Swap on a disk in memory, for as long as this lives.
-struct Swap(#[expect(dead_code, reason = "held for its Drop")] module::Helper);
-
-impl Swap {
-    fn on() -> Result<Self> {
-        if !Path::new(BRD).exists() {
-            return Skip::because(format!("there is no {BRD}"));
-        }
-        let module = module::Helper::load(c"brd", BRD)?;
-        poll(|| Path::new(DISK).exists())?;
-        let sectors: u64 = fs::read_to_string(DISK_SECTORS)?.trim().parse()?;
-        fs::write(DISK, swap_header(sectors * SECTOR)).context(DISK)?;
-        // SAFETY: The path is a string with a zero at its end.
-        Errno::result(unsafe { libc::swapon(c"/dev/ram0".as_ptr(), 0) }).context("swapon")?;
-        Ok(Self(module))
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        // SAFETY: The path is a string with a zero at its end.
-        unsafe { libc::swapoff(c"/dev/ram0".as_ptr()) };
-    }
-}
-
-/// First page of a swap device: version 1, last page, signature at the end. Source: `union swap_header` of Linux.
-fn swap_header(bytes: u64) -> Vec<u8> {
-    let mut page = vec![0; PAGE];
-    page[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
-    let last = (bytes / PAGE as u64 - 1) as u32;
-    page[1028..1032].copy_from_slice(&last.to_le_bytes());
-    page[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
-    page
-}
-
 fn swap(kvm: &Kvm) -> Result<()> {
     /// How often all of the guest's memory is to go out, counted in pages.
     const TIMES: u64 = 4;
     /// Longest time for that.
     const LONGEST: Duration = Duration::from_secs(60);
-    let _swap = Swap::on()?;
+    let _swap = disk::MEMORY.attach()?.swap()?;
     let once = (SIZE.vcpus * SIZE.words * 8 / PAGE) as u64;
     let (out, back) = (vmstat("pswpout")?, vmstat("pswpin")?);
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {

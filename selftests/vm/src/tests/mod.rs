@@ -4,6 +4,7 @@
 
 mod contain;
 mod cpu_hotplug_kselftest;
+mod cpuidle;
 mod fail_at;
 mod guest_bad_input;
 mod guest_basic;
@@ -16,6 +17,7 @@ mod guest_psci_smp;
 mod guest_regs;
 mod guest_signals;
 mod guest_undef;
+mod hibernate;
 mod hibernate_core;
 mod hooks;
 mod hotplug;
@@ -43,7 +45,9 @@ mod refuse_kvm;
 mod refuse_vhe;
 mod regs;
 mod shutdown_paths;
+mod soak;
 mod tables_at;
+mod with_guest;
 
 use std::{
     fs,
@@ -101,7 +105,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 44] = [
+pub const PROGRAMS: [Program; 50] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -130,6 +134,7 @@ pub const PROGRAMS: [Program; 44] = [
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
     special("guest_undef", 300, guest_undef::test),
+    special("hibernate", 600, hibernate::test),
     special("hooks", 900, hooks::awake),
     special("hooks_asleep", 900, hooks::asleep),
     special("machine", 300, machine::test),
@@ -145,6 +150,11 @@ pub const PROGRAMS: [Program; 44] = [
     special("reboot", 300, reboot::test),
     special("kvm_selftests", 7200, kvm_selftests::test),
     special("shutdown_paths", 300, shutdown_paths::test),
+    special("soak", 300, soak::test),
+    special("cpuidle", 300, cpuidle::test),
+    special("kexec_with_guest", 300, with_guest::kexec),
+    special("reboot_with_guest", 300, with_guest::reboot),
+    special("shutdown_with_guest", 300, with_guest::shutdown),
     special("bench_maps", 600, bench::maps::test),
 ];
 

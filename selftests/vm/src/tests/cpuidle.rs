@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! CPUs that the kernel powers down when they idle (PSCI CPU_SUSPEND): the kernel itself calls CPU PM, from its idle task.
+//!
+//! The emulated firmware waits for an interrupt and returns, as firmware does that finds one pending: the CPU keeps its
+//! state, and the kernel takes that for a refusal. So every nap ends by CPU_PM_EXIT without a power cycle.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::Duration, //
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use kvm_ioctls::Kvm;
+
+use super::{
+    equal_images,
+    standard, //
+};
+use crate::{
+    guest::{
+        cpu,
+        debugfs::{
+            self,
+            hypercall, //
+        },
+        kmsg::Log,
+        module, //
+    },
+    hooks::table,
+    ktap::{
+        note,
+        Skip,
+        Test, //
+    },
+    kvm::{
+        fleet::{
+            compute_while,
+            Size, //
+        },
+        host::Host,
+        ram::Ram,
+    },
+};
+
+/// How long the machine is left alone.
+const IDLE: Duration = Duration::from_secs(2);
+/// Naps that each CPU must take meanwhile, at least.
+const NAPS: u64 = 5;
+
+pub fn test() -> Test {
+    standard()
+        .needs(needs_power_down)
+        .case("idle_cpu_is_handed_back_and_taken_again", idle)
+        .case("guests_compute_while_cpus_nap", with_guests)
+        .case("cpus_nap_while_they_come_and_go", with_hotplug)
+        .case("suspend_to_idle_powers_cpus_down", suspended)
+}
+
+fn state(cpu: usize, file: &str) -> String {
+    format!("/sys/devices/system/cpu/cpu{cpu}/cpuidle/state1/{file}")
+}
+
+fn needs_power_down() -> Result<()> {
+    if !Path::new(&state(0, "usage")).exists() {
+        return Skip::because("this machine has no idle state but WFI");
+    }
+    Ok(())
+}
+
+/// Times that the kernel has tried the state.
+fn tries(cpu: usize) -> Result<u64> {
+    ["usage", "rejected"].iter().try_fold(0, |sum, file| {
+        let path = state(cpu, file);
+        let text = fs::read_to_string(&path).context(path)?;
+        Ok(sum + text.trim().parse::<u64>()?)
+    })
+}
+
+/// The line of a CPU that is awake, because it is the one that asks.
+fn awake(cpu: usize) -> Result<debugfs::Cpu> {
+    cpu::on(cpu, || {
+        let row = debugfs::cpu(cpu)?;
+        debugfs::expect_hyp(&row)?;
+        ensure!(row.faults == 0, "{row:x?}");
+        let echo = hypercall("ping 1 2 3 4")?.ok()?;
+        ensure!(echo == [1, 2, 3, 4], "ping gives {echo:?}");
+        Ok(row)
+    })
+}
+
+/// Leaves the machine alone while `work` goes on, and fails unless every CPU naps. `tries` of the kernel and resets go
+/// together.
+fn napping(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let cpus = cpu::online()?;
+    let look = |cpu: &usize| Ok((tries(*cpu)?, awake(*cpu)?.resets));
+    let before: Vec<(u64, u64)> = cpus.iter().map(look).collect::<Result<_>>()?;
+    work()?;
+    for (cpu, (tries_before, resets_before)) in cpus.iter().zip(before) {
+        // The resets first: what happens in between then only makes the tries more.
+        let resets = awake(*cpu)?.resets - resets_before;
+        let tries = tries(*cpu)? - tries_before;
+        note(format!(
+            "CPU {cpu}: {tries} naps of the kernel, {resets} resets"
+        ));
+        ensure!(
+            resets >= NAPS && resets <= tries + 1,
+            "CPU {cpu}: {tries} naps, and {resets} resets"
+        );
+    }
+    Ok(())
+}
+
+fn idle() -> Result<()> {
+    let loaded = module::load()?;
+    napping(|| {
+        thread::sleep(IDLE);
+        Ok(())
+    })?;
+    let mut log = Log::from_now()?;
+    loaded.unload()?;
+    let equal = equal_images(&log.eltwo()?)?;
+    ensure!(
+        equal.keys().copied().eq(cpu::online()?),
+        "register images equal on {equal:?} only"
+    );
+    Ok(())
+}
+
+fn with_guests() -> Result<()> {
+    const SIZE: Size = Size {
+        machines: 1,
+        vcpus: 1,
+        words: 512,
+        pause: 20_000,
+    };
+    let host = Host::start()?;
+    let rounds = compute_while(&Kvm::new()?, SIZE, Ram::new, |_| {
+        thread::sleep(IDLE);
+        Ok(())
+    });
+    host.end()?;
+    note(format!("{} rounds", rounds?));
+    Ok(())
+}
+
+fn with_hotplug() -> Result<()> {
+    let loaded = module::load()?;
+    for cpu in cpu::secondaries()? {
+        cpu::set_online(cpu, false)?;
+        thread::sleep(Duration::from_millis(100));
+        cpu::set_online(cpu, true)?;
+    }
+    for cpu in cpu::online()? {
+        awake(cpu)?;
+    }
+    loaded.unload()
+}
+
+fn suspended() -> Result<()> {
+    table::can_sleep()?;
+    let loaded = module::load()?;
+    table::sleep("freeze")?;
+    for cpu in cpu::online()? {
+        awake(cpu)?;
+    }
+    loaded.unload()
+}

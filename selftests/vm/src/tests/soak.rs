@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Hotplug, insmod and rmmod, VMs, sleep, signals, CPU PM and want of memory in random order, and nothing is left behind.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    time::{
+        Duration,
+        Instant, //
+    },
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+
+use super::{
+    needs_two_cpus,
+    standard, //
+};
+use crate::{
+    guest::account::Account,
+    hooks::{
+        helper::{
+            self,
+            Hooks, //
+        },
+        table, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+    kvm::runner::accept_kicks,
+    soak::{
+        orders::Orders,
+        stock::Stock,
+        Soak, //
+    },
+};
+
+/// How much is done before the accounts are taken, so that caches and per-CPU lists reach their level.
+const WARM_UP: Duration = Duration::from_secs(8);
+/// The seed of the warm-up is another one.
+const WARM_UP_SEED: u64 = 0x5eed;
+/// What may differ, in the unit of each account, whatever the length. A leak in each load of the default soak, or in one
+/// of a hundred of a long one, cannot hide in it.
+const TOLERANCE: i64 = 75;
+/// Fewest steps that a soak must come to.
+const FEWEST_STEPS: u64 = 50;
+
+/// What the cases share.
+struct Ground {
+    hooks: Hooks,
+    stock: Stock,
+    account: Account,
+}
+
+pub fn test() -> Test {
+    let ground = Rc::new(RefCell::new(None));
+    let [first, second] = [Rc::clone(&ground), Rc::clone(&ground)];
+    standard()
+        .needs(helper::needed)
+        .needs(needs_two_cpus)
+        .needs(table::can_sleep)
+        .case("warm_up", move || {
+            accept_kicks()?;
+            let hooks = Hooks::load()?;
+            let mut soak = Soak::new(&hooks, WARM_UP_SEED)?;
+            let result = soak.run(WARM_UP, |_| true);
+            let end = soak.end();
+            result.and(end)?;
+            drop(soak);
+            let stock = Stock::take(&hooks)?;
+            let account = Account::take()?;
+            *first.borrow_mut() = Some(Ground {
+                hooks,
+                stock,
+                account,
+            });
+            Ok(())
+        })
+        .case("soak", move || {
+            let ground = second.borrow();
+            run(ground.as_ref().context("the warm-up has failed")?)
+        })
+        .case("nothing_is_left_behind", move || {
+            let ground = ground.borrow_mut().take();
+            compare(&ground.context("the warm-up has failed")?)
+        })
+}
+
+fn run(ground: &Ground) -> Result<()> {
+    let orders = Orders::read()?;
+    let seed = orders.seed;
+    note(format!("soak: seed {seed}"));
+    let start = Instant::now();
+    let mut soak = Soak::new(&ground.hooks, seed)?;
+    let result = soak.run(orders.time, |counts| {
+        counts.loads >= orders.loads && counts.transitions.load(Relaxed) >= orders.transitions
+    });
+    let end = soak.end();
+    let minutes = start.elapsed().as_secs_f64() / 60.0;
+    note(format!("soak: {minutes:.1} minutes, {}", soak.counts));
+    let (finished, killed) = soak.vms();
+    note(format!(
+        "soak: {finished} VMs computed to their end, {killed} were killed"
+    ));
+    result.with_context(|| format!("seed {seed}"))?;
+    end.with_context(|| format!("at the end, seed {seed}"))?;
+    ensure!(
+        soak.counts.steps >= FEWEST_STEPS,
+        "hardly anything was done"
+    );
+    Ok(())
+}
+
+fn compare(ground: &Ground) -> Result<()> {
+    let stock = Stock::take(&ground.hooks)?;
+    note(format!("soak: {}", stock.figures()));
+    ensure!(
+        stock == ground.stock,
+        "left behind: {stock:?}, at first {:?}",
+        ground.stock
+    );
+    let now = ground.account.expect_back_at(TOLERANCE)?;
+    note(format!("soak: {}", ground.account.compare(&now)));
+    Ok(())
+}
