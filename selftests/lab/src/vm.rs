@@ -49,6 +49,25 @@ const POLL: Duration = Duration::from_millis(50);
 /// Name of the file with the file system of a machine, in its directory.
 pub const INITRD: &str = "initrd";
 
+/// The interrupt controller of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gic {
+    /// A GICv2: no system registers, at most eight CPUs.
+    V2,
+    /// A GICv3.
+    V3,
+}
+
+impl Gic {
+    /// Its version, as QEMU counts.
+    pub fn version(self) -> u32 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
 /// A machine to be built.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -65,7 +84,9 @@ pub struct Spec {
     pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
-    /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
+    /// Its interrupt controller.
+    pub gic: Gic,
+    /// Whether that is a GICv3 with an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
     /// cannot be switched off again, so it takes over the table of LPI properties where the first kernel has put it,
     /// and fills it, although its own text may be there by then.
     pub its: bool,
@@ -126,8 +147,9 @@ impl Spec {
             }
         }
         let [el2, its] = [self.el2, self.its].map(|there| if there { "on" } else { "off" });
+        let gic = self.gic.version();
         command.arg("-M").arg(format!(
-            "virt,virtualization={el2},gic-version=3,its={its}{more}"
+            "virt,virtualization={el2},gic-version={gic},its={its}{more}"
         ));
         if self.counting {
             command.args(["-accel", "tcg,thread=single"]);

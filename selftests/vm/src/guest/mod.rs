@@ -9,3 +9,4 @@ pub mod kmsg;
 pub mod module;
 pub mod page;
 pub mod poll;
+pub mod sve;

@@ -15,6 +15,7 @@ mod guest_notifier;
 mod guest_psci_smp;
 mod guest_regs;
 mod guest_signals;
+mod guest_sve;
 mod guest_undef;
 mod hibernate_core;
 mod hotplug;
@@ -100,7 +101,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 42] = [
+pub const PROGRAMS: [Program; 44] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -128,6 +129,7 @@ pub const PROGRAMS: [Program; 42] = [
     special("guest_psci_smp", 300, guest_psci_smp::test),
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
+    special("guest_sve", 300, guest_sve::test),
     special("guest_undef", 300, guest_undef::test),
     special("machine", 300, machine::test),
     special("maxcpus", 300, maxcpus::test),
@@ -143,6 +145,7 @@ pub const PROGRAMS: [Program; 42] = [
     special("kvm_selftests", 7200, kvm_selftests::test),
     special("shutdown_paths", 300, shutdown_paths::test),
     special("bench_maps", 600, bench::maps::test),
+    special("bench_lifecycle", 1500, bench::lifecycle::test),
 ];
 
 /// The test with this name.
