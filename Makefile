@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check mutants coverage bench kvm-selftests soak shell clean distclean help cargo
+.PHONY: all setup demo check mutants coverage bench matrix soak kvm-selftests shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check mutants coverage bench kvm-selftests soak shell: cargo
+setup demo check mutants coverage bench matrix soak kvm-selftests shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -50,6 +50,8 @@ help:
 	@echo '                ARGS="--run NAME" for one table only'
 	@echo 'make soak       hotplug, loads, VMs, sleep and signals in random order, for minutes or hours, and what is left;'
 	@echo '                ARGS="--hours N", "--minutes N", "--loads N --transitions N", "--seed N"'
+	@echo 'make matrix     a short set of tests on many machines: kernels, CPU models, numbers of CPUs, GICs;'
+	@echo '                ARGS="--only WORD" for the cells with WORD in their names, ARGS=--list for all names'
 	@echo 'make shell      a shell in a VM that has the module at hand'
 	@echo 'make setup      only set the lab up (the other targets do it when they need it)'
 	@echo 'make clean      remove what was built'

@@ -63,3 +63,12 @@ static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 /* Whether a guest that waits by WFE keeps others from running. */
 #include <linux/sched/stat.h>
 //! function single_task_running
+
+/* The erratum whose TLBIs are done twice. Its name is another one since Linux 7.3. */
+#include <asm/cpucap-defs.h>
+//! var ELTWO_REPEAT_TLBI
+#ifdef ARM64_WORKAROUND_REPEAT_TLBI_SYNC
+static const unsigned int ELTWO_REPEAT_TLBI = ARM64_WORKAROUND_REPEAT_TLBI_SYNC;
+#else
+static const unsigned int ELTWO_REPEAT_TLBI = ARM64_WORKAROUND_REPEAT_TLBI;
+#endif

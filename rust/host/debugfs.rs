@@ -71,7 +71,7 @@ use crate::{
             IMAGE, //
         },
     },
-    THIS_MODULE,
+    host::THIS_MODULE,
 };
 
 /// Longest text that a file takes, in bytes.
@@ -221,7 +221,7 @@ macro_rules! operations {
             }
 
             Operations(bindings::file_operations {
-                owner: THIS_MODULE.as_ptr(),
+                owner: THIS_MODULE,
                 open: Some(open),
                 read: Some(bindings::seq_read),
                 write: Some(write),

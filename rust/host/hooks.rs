@@ -310,7 +310,8 @@ pub(crate) fn on_cpu<T, F: FnOnce(&IrqsOff) -> T>(cpu: u32, function: F) -> Opti
             cpu as c_int,
             Some(run::<T, F>),
             (&raw mut call).cast(),
-            1,
+            // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
+            true.into(),
         )
     };
     call.result

@@ -8,7 +8,10 @@
 
 use kernel::prelude::*;
 
-use super::trouble::Trouble;
+use super::{
+    parameter,
+    trouble::Trouble, //
+};
 use crate::module_parameters;
 
 /// The steps of loading. Their numbers are what users know them by, and roughly their order.
@@ -51,7 +54,7 @@ pub(crate) enum Step {
 
 /// Fails if this is the step that `fail_at` names.
 pub(crate) fn check(step: Step) -> Result {
-    if *module_parameters::fail_at.value() == step as u32 {
+    if parameter::<u32>(module_parameters::fail_at.value()) == step as u32 {
         pr_warn!("fail_at={}: this step fails on request\n", step as u32);
         return Err(match step {
             Step::PoolFirstChunk
@@ -67,8 +70,8 @@ pub(crate) fn check(step: Step) -> Result {
 
 /// As [`check`], for a step that `cpu` takes.
 pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
-    let wanted = *module_parameters::fail_at.value() == step as u32;
-    if wanted && *module_parameters::fail_cpu.value() == cpu {
+    let wanted = parameter::<u32>(module_parameters::fail_at.value()) == step as u32;
+    if wanted && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu {
         Err(Trouble::Injected)
     } else {
         Ok(())

@@ -21,6 +21,7 @@ use kernel::{
     sync::SetOnce, //
 };
 
+use super::THIS_MODULE;
 use crate::{
     bindings,
     common::shared::MapMode, //
@@ -78,7 +79,7 @@ unsafe impl Sync for Descriptor {}
 #[used(compiler)]
 static DESCRIPTOR: Descriptor = Descriptor(bindings::kernel_param {
     name: as_char_ptr_in_const_context(c"map"),
-    mod_: (&raw const bindings::__this_module).cast_mut(),
+    mod_: THIS_MODULE,
     ops: &OPERATIONS,
     // Not in sysfs: it is for loading.
     perm: 0,

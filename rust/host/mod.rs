@@ -2,6 +2,10 @@
 
 //! Host: what runs at EL1, in the kernel, with exported symbols only.
 
+use core::borrow::Borrow;
+
+use crate::bindings;
+
 pub(crate) mod cpu;
 pub(crate) mod debugfs;
 pub(crate) mod hooks;
@@ -19,3 +23,12 @@ pub(crate) mod service;
 pub(crate) mod tables;
 pub(crate) mod timing;
 pub(crate) mod trouble;
+
+/// This module, as the kernel knows it: the owner of what it registers.
+pub(crate) const THIS_MODULE: *mut bindings::module =
+    (&raw const bindings::__this_module).cast_mut();
+
+/// The value of a parameter of `module!`. Linux 7.2 lends it, 7.3 gives it away.
+pub(crate) fn parameter<T: Copy>(value: impl Borrow<T>) -> T {
+    *value.borrow()
+}

@@ -180,7 +180,7 @@ fn machine() -> Result<Machine> {
         mair: sysreg::mair_el1(),
         tlb: TlbFeatures {
             ttl: field(sanitised(SYS_ID_AA64MMFR2_EL1), 48) != 0,
-            repeat: has_cap(bindings::ARM64_WORKAROUND_REPEAT_TLBI),
+            repeat: has_cap(bindings::ELTWO_REPEAT_TLBI),
         },
         speculative_at: has_cap(bindings::ARM64_WORKAROUND_SPECULATIVE_AT),
         cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),

@@ -40,6 +40,7 @@ use super::{
     linear,
     log::FaultLog,
     map_param,
+    parameter,
     pool::{
         HostPool,
         Reserved, //
@@ -112,7 +113,7 @@ impl Service {
             cpus: u64::from(nr_cpu_ids()),
             stack_pages: STACK_BYTES.div_ceil(granule.size()),
         };
-        let reserved = Reserved::new(*module_parameters::pool_kib.value(), &demand)?;
+        let reserved = Reserved::new(parameter(module_parameters::pool_kib.value()), &demand)?;
         inject::check(Step::Layout)?;
         let layout = tables::layout(&machine, &ram, reserved.image(), &demand)?;
         inject::check(Step::Image)?;

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     bindings,
-    THIS_MODULE, //
+    host::THIS_MODULE, //
 };
 
 /// KVMIO of the uAPI.
@@ -64,7 +64,7 @@ struct Operations(bindings::file_operations);
 unsafe impl Sync for Operations {}
 
 static OPERATIONS: Operations = Operations(bindings::file_operations {
-    owner: THIS_MODULE.as_ptr(),
+    owner: THIS_MODULE,
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: Some(compat_ioctl),
     llseek: Some(bindings::noop_llseek),

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     bindings,
-    THIS_MODULE, //
+    host::THIS_MODULE, //
 };
 
 /// Size of a name (`KVM_STATS_NAME_SIZE`).
@@ -152,7 +152,7 @@ struct Operations(bindings::file_operations);
 unsafe impl Sync for Operations {}
 
 static OPERATIONS: Operations = Operations(bindings::file_operations {
-    owner: THIS_MODULE.as_ptr(),
+    owner: THIS_MODULE,
     read: Some(read),
     release: Some(release),
     llseek: Some(bindings::noop_llseek),

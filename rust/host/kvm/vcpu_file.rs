@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     bindings,
-    THIS_MODULE, //
+    host::THIS_MODULE, //
 };
 
 /// What a file's private data points to.
@@ -55,7 +55,7 @@ struct Operations(bindings::file_operations);
 unsafe impl Sync for Operations {}
 
 static OPERATIONS: Operations = Operations(bindings::file_operations {
-    owner: THIS_MODULE.as_ptr(),
+    owner: THIS_MODULE,
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: Some(compat_ioctl),
     mmap: Some(mmap),

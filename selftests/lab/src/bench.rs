@@ -6,6 +6,8 @@
 //! of a bench make one table, whose rows and columns come in the order in which they are first named. Nothing is judged
 //! by its figure: a bench fails only if a test in a VM fails, or gives no figure.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::{
@@ -21,6 +23,60 @@ use crate::{
     ui::Ui, //
 };
 
+/// Has the kernel's own KVM in the mode in which its EL2 code is apart from the kernel, as that of eltwo is.
+const STOCK: &[&str] = &["kvm-arm.mode=nvhe"];
+
+/// The machine of the bench of both ways to map memory at EL2.
+const MAPS: Run = Run {
+    name: "bench-maps",
+    cpus: 1,
+    counting: true,
+    tests: &["bench_maps"],
+    timeout: Duration::from_secs(900),
+    ..runs::BASE
+};
+
+/// The machine of the bench of guests, with the kernel's own KVM.
+const GUESTS_STOCK: Run = Run {
+    name: "bench-guests-stock",
+    words: STOCK,
+    ..GUESTS
+};
+
+/// The machine of the bench of guests, with eltwo.
+const GUESTS: Run = Run {
+    name: "bench-guests",
+    cpus: 1,
+    counting: true,
+    tests: &["bench_guests"],
+    ..runs::BASE
+};
+
+/// The machines of the bench of the life cycle. Where the CPU is one with Spectre vectors, the kernel's own KVM warns when a
+/// CPU comes online.
+const LIFECYCLE: [Run; 7] = [
+    lifecycle("bench-lifecycle-1", 1, runs::CPU_HAS_NO_VHE),
+    lifecycle("bench-lifecycle-2", 2, runs::CPU_HAS_NO_VHE),
+    lifecycle("bench-lifecycle-stock-2", 2, STOCK),
+    lifecycle("bench-lifecycle-4", 4, runs::CPU_HAS_NO_VHE),
+    lifecycle("bench-lifecycle-stock-4", 4, STOCK),
+    lifecycle("bench-lifecycle-8", 8, runs::CPU_HAS_NO_VHE),
+    lifecycle("bench-lifecycle-stock-8", 8, STOCK),
+];
+
+const fn lifecycle(name: &'static str, cpus: u32, words: &'static [&'static str]) -> Run {
+    Run {
+        name,
+        cpu: "cortex-a53",
+        cpus,
+        counting: true,
+        words,
+        tests: &["bench_lifecycle"],
+        timeout: Duration::from_secs(1800),
+        ..runs::BASE
+    }
+}
+
 /// How a line with a figure starts.
 const MARK: &str = "# BENCH ";
 
@@ -33,24 +89,66 @@ pub struct Bench {
     /// Its name on the command line.
     pub name: &'static str,
     title: &'static str,
+    /// What is to be known of the figures, if it is not clear from the title.
+    note: &'static str,
     runs: &'static [Run],
-    /// Whether a last column says how much the second column is of the first one.
-    ratio: bool,
+    /// Columns that come first, in this order.
+    columns: &'static [&'static str],
+    ratios: &'static [Ratio],
 }
 
+/// A column that says how much one column is of another.
+#[derive(Debug)]
+struct Ratio {
+    title: &'static str,
+    of: &'static str,
+    to: &'static str,
+}
+
+/// Eltwo beside the stock KVM.
+const ELTWO_TO_STOCK: Ratio = Ratio {
+    title: "eltwo/stock",
+    of: "eltwo",
+    to: "stock KVM",
+};
+
 /// All benches.
-pub const BENCHES: [Bench; 2] = [
+pub const BENCHES: [Bench; 3] = [
     Bench {
         name: "maps",
         title: "What EL2 maps: on demand, or all of RAM",
-        runs: &[runs::BENCH_MAPS],
-        ratio: false,
+        note: "",
+        runs: &[MAPS],
+        columns: &[],
+        ratios: &[],
     },
     Bench {
         name: "guests",
         title: "What an exit of a guest costs: the kernel's own KVM, and eltwo",
-        runs: &[runs::BENCH_GUESTS_STOCK, runs::BENCH_GUESTS],
-        ratio: true,
+        note: "",
+        runs: &[GUESTS_STOCK, GUESTS],
+        columns: &[],
+        ratios: &[ELTWO_TO_STOCK],
+    },
+    Bench {
+        name: "lifecycle",
+        title: "What it costs to take EL2 over and to give it back",
+        note: "(instructions of all CPUs together, from the start of the system call to its end; idle CPUs execute none)",
+        runs: &LIFECYCLE,
+        columns: &["no hypervisor", "stock KVM", "eltwo"],
+        ratios: &[
+            Ratio {
+                title: "stock/none",
+                of: "stock KVM",
+                to: "no hypervisor",
+            },
+            Ratio {
+                title: "eltwo/none",
+                of: "eltwo",
+                to: "no hypervisor",
+            },
+            ELTWO_TO_STOCK,
+        ],
     },
 ];
 
@@ -83,7 +181,7 @@ pub fn run(ui: &Ui, session: &Session<'_>, benches: &[&Bench]) -> Result<bool> {
 }
 
 fn run_one(ui: &Ui, session: &Session<'_>, bench: &Bench) -> Result<bool> {
-    let mut table = Table::default();
+    let mut table = Table::with_columns(bench.columns);
     let mut failed = Vec::new();
     for run in bench.runs {
         let label = format!(
@@ -111,14 +209,15 @@ fn run_one(ui: &Ui, session: &Session<'_>, bench: &Bench) -> Result<bool> {
         // A bench that does not run gives no figures.
         failed.extend(tally.skipped);
     }
-    if bench.ratio {
-        table.add_ratios();
-    }
+    table.add_ratios(bench.ratios);
     if table.rows.is_empty() {
         failed.push(format!("bench {} gave no figure", bench.name));
     }
     ui.line("");
     ui.line(bench.title);
+    if !bench.note.is_empty() {
+        ui.line(bench.note);
+    }
     for line in table.lines() {
         ui.line(format_args!("  {line}"));
     }
@@ -167,6 +266,13 @@ struct Table {
 }
 
 impl Table {
+    fn with_columns(columns: &[&str]) -> Self {
+        Self {
+            columns: columns.iter().copied().map(str::to_owned).collect(),
+            rows: Vec::new(),
+        }
+    }
+
     fn add(&mut self, figure: &Figure<'_>) {
         let column = position(
             &mut self.columns,
@@ -189,17 +295,24 @@ impl Table {
         values[column] = Some(figure.value.to_owned());
     }
 
-    /// Adds a column with the second figure of each row divided by the first. A row that lacks one gets none.
-    fn add_ratios(&mut self) {
-        let column = self.columns.len();
-        self.columns.push("ratio".to_owned());
-        for row in &mut self.rows {
-            let figure =
-                |column: usize| -> Option<f64> { row.values.get(column)?.as_ref()?.parse().ok() };
-            if let (Some(first), Some(second)) = (figure(0), figure(1)) {
-                let ratio = format!("{:.2}", second / first);
-                row.values.resize(column, None);
-                row.values.push(Some(ratio));
+    /// Adds a column for each of `ratios`. A row that lacks one of its figures gets none.
+    fn add_ratios(&mut self, ratios: &[Ratio]) {
+        for ratio in ratios {
+            let place = |title: &str| self.columns.iter().position(|column| column == title);
+            let (Some(of), Some(to)) = (place(ratio.of), place(ratio.to)) else {
+                continue;
+            };
+            let column = self.columns.len();
+            self.columns.push(ratio.title.to_owned());
+            for row in &mut self.rows {
+                let figure = |column: usize| -> Option<f64> {
+                    row.values.get(column)?.as_ref()?.parse().ok()
+                };
+                if let (Some(of), Some(to)) = (figure(of), figure(to)) {
+                    let ratio = format!("{:.2}", of / to);
+                    row.values.resize(column, None);
+                    row.values.push(Some(ratio));
+                }
             }
         }
     }
@@ -289,21 +402,26 @@ mod tests {
 
     #[test]
     fn ratios_need_both_figures() {
-        let mut table = Table::default();
+        let mut table = Table::with_columns(&["none", "first"]);
         for line in [
+            "# BENCH second | exit | instructions | 500",
             "# BENCH first | exit | instructions | 2000",
             "# BENCH first | fault | instructions | 10",
-            "# BENCH second | exit | instructions | 500",
         ] {
             if let Some(figure) = Figure::parse(line) {
                 table.add(&figure);
             }
         }
-        table.add_ratios();
+        let ratio = |title, of, to| Ratio { title, of, to };
+        table.add_ratios(&[
+            ratio("ratio", "second", "first"),
+            ratio("other", "first", "none"),
+            ratio("no such", "first", "third"),
+        ]);
         let expected = [
-            "       first  second  ratio",
-            "exit    2000     500   0.25  instructions",
-            "fault     10       -      -  instructions",
+            "       none  first  second  ratio  other",
+            "exit      -   2000     500   0.25      -  instructions",
+            "fault     -     10       -      -      -  instructions",
         ];
         assert_eq!(table.lines(), expected);
     }

@@ -75,20 +75,61 @@ fn source_package(version: &str) -> String {
     format!("linux-source-{}", series.join("."))
 }
 
+/// A version as numbers, for comparisons; what Debian adds is left out.
+fn numbers(version: &str) -> Vec<u32> {
+    let upstream = version.split('-').next().unwrap_or_default();
+    upstream
+        .split('.')
+        .map_while(|part| part.parse().ok())
+        .collect()
+}
+
 /// The source tree of a kernel.
 #[derive(Debug)]
 pub struct Source {
     artefact: Artefact,
     /// Version of the Debian package, for example `7.2.12-1~bpo13+1`.
     package_version: String,
+    /// What the names of all artefacts of this kernel start with: two kernels do not push each other out of the cache.
+    prefix: &'static str,
 }
 
 impl Source {
     /// Fetches and unpacks the source, if that has not been done.
     pub fn ensure(ui: &Ui, cache: &Cache, lock: &Lock, apt: &Apt, wanted: &str) -> Result<Self> {
+        Self::fetch(ui, cache, lock, apt, wanted, "")
+    }
+
+    /// The same for the newest kernel that the archive has; `None` if it has none that is newer than `than`.
+    pub fn newest(
+        ui: &Ui,
+        cache: &Cache,
+        lock: &Lock,
+        apt: &Apt,
+        than: &str,
+    ) -> Result<Option<Self>> {
+        let versions = ui.step("newest kernel of the archive", |step| {
+            apt.versions(step, "linux-source")
+        })?;
+        let newest = versions.iter().max_by_key(|version| numbers(version));
+        let Some(newest) = newest.filter(|version| numbers(version) > numbers(than)) else {
+            return Ok(None);
+        };
+        let upstream = newest.split('-').next().unwrap_or_default();
+        Self::fetch(ui, cache, lock, apt, upstream, "newest-").map(Some)
+    }
+
+    fn fetch(
+        ui: &Ui,
+        cache: &Cache,
+        lock: &Lock,
+        apt: &Apt,
+        wanted: &str,
+        prefix: &'static str,
+    ) -> Result<Self> {
         let package = source_package(wanted);
         let key = Key::new().with("version", wanted);
-        let artefact = cache.artefact(lock, "source", &key, |dir| {
+        let artefact = cache.artefact(lock, &format!("{prefix}source"), &key, |dir| {
             ui.step(&format!("kernel source: {package} {wanted}"), |step| {
                 let version = choose_version(&apt.versions(step, &package)?, wanted)
                     .ok_or_else(|| apt.missing(&package))?;
@@ -108,6 +149,7 @@ impl Source {
         let source = Self {
             artefact,
             package_version,
+            prefix,
         };
         if source.upstream() != wanted {
             let found = source.upstream();
@@ -124,7 +166,7 @@ impl Source {
     }
 
     /// Upstream version of what was found.
-    fn upstream(&self) -> &str {
+    pub fn upstream(&self) -> &str {
         self.package_version.split('-').next().unwrap_or_default()
     }
 
@@ -184,7 +226,8 @@ impl Stock {
         let key = Key::new()
             .with("version", &source.package_version)
             .with("flavour", flavour);
-        let artefact = cache.artefact(lock, &format!("stock-{flavour}"), &key, |dir| {
+        let name = format!("{}stock-{flavour}", source.prefix);
+        let artefact = cache.artefact(lock, &name, &key, |dir| {
             ui.step(&format!("stock kernel: {release}"), |step| {
                 let packages = ["linux-binary", "linux-headers"]
                     .map(|kind| format!("{kind}-{release}={}", source.package_version));
@@ -241,7 +284,8 @@ impl Prepared {
             .release()
             .rsplit_once('+')
             .map_or("", |(_, flavour)| flavour);
-        let artefact = cache.artefact(lock, &format!("kdir-{flavour}"), &key, |dir| {
+        let name = format!("{}kdir-{flavour}", source.prefix);
+        let artefact = cache.artefact(lock, &name, &key, |dir| {
             let log = cache.fresh_log(&format!("kdir-{flavour}"))?;
             let sandbox = root
                 .sandbox()
@@ -355,6 +399,14 @@ mod tests {
             Some("7.2.13-1~bpo13+1")
         );
         assert_eq!(choose_version(&[], "7.2.12"), None);
+    }
+
+    #[test]
+    fn numbers_compare_as_versions_do() {
+        assert_eq!(numbers("7.2.12-1~bpo13+1"), [7, 2, 12]);
+        assert!(numbers("7.2.12-1~bpo13+1") > numbers("7.2.9"));
+        assert!(numbers("7.10-1") > numbers("7.9.3"));
+        assert!(numbers("7.2.12-2") <= numbers("7.2.12"));
     }
 
     #[test]

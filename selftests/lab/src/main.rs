@@ -8,6 +8,7 @@
 mod apt;
 mod bench;
 mod cache;
+mod cells;
 mod check;
 mod cmd;
 mod columns;
@@ -23,6 +24,7 @@ mod initramfs;
 mod kernel;
 mod kselftest;
 mod ktap;
+mod matrix;
 mod module;
 mod root;
 mod runs;
@@ -61,6 +63,7 @@ use crate::{
     host::Arch,
     kernel::Spec,
     kselftest::KvmSelftests,
+    matrix::Matrix,
     module::{
         Build,
         Cargo,
@@ -124,6 +127,18 @@ enum Action {
     },
     /// Do all hooks, loads and VMs in random order, for minutes or hours, and see what is left behind.
     Soak(soak::Options),
+    /// Run a short set of tests on many machines, and print a table.
+    Matrix {
+        /// Number of VMs that run at a time.
+        #[arg(long, default_value_t = 2)]
+        vms: usize,
+        /// Run only the cells that have this in their names (may be repeated).
+        #[arg(long = "only")]
+        only: Vec<String>,
+        /// Print the names of the cells, and run nothing.
+        #[arg(long)]
+        list: bool,
+    },
     /// Show the journey of the module in a VM, with timings.
     Demo {
         /// The CPUs of the VM.
@@ -211,6 +226,22 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
                 soak::run(ui, session, &run, &options)
             });
         }
+        Action::Matrix { vms, only, list } => {
+            let cells = matrix::chosen(&only)?;
+            if list {
+                for cell in &cells {
+                    ui.line(cell);
+                }
+                return Ok(true);
+            }
+            let matrix = Matrix {
+                ui,
+                cache: &cache,
+                checkout: &checkout,
+                vms,
+            };
+            return matrix.run(&cells);
+        }
         Action::Demo { cpu } => {
             let run = runs::DEMO.on(cpu);
             with_session(ui, &cache, &checkout, &[&run], |session| {
@@ -289,6 +320,10 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
         }
     };
     ui.line(format_args!("module:    {}", products.module.display()));
+    ui.line(format_args!(
+        "           {} with debug information",
+        products.with_debug.display()
+    ));
     ui.line(format_args!("EL2 image: {}", products.image.display()));
     ui.line(format_args!(
         "all {} symbols that it needs are exported by the kernel",

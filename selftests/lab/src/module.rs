@@ -3,7 +3,10 @@
 //! Building the module with the EL2 image in it, and the programs for the VM.
 
 use std::{
-    ffi::OsStr,
+    ffi::{
+        OsStr,
+        OsString, //
+    },
     fs,
     path::{
         Path,
@@ -71,8 +74,11 @@ impl Source {
 /// What a build of the module leaves behind.
 #[derive(Debug)]
 pub struct Products {
-    /// The module.
+    /// The module, without debug information, as distributions ship theirs: the kernel reads the whole file when it loads it,
+    /// and keeps none of that.
     pub module: PathBuf,
+    /// The same module with its debug information.
+    pub with_debug: PathBuf,
     /// The EL2 image with its symbols.
     pub image: PathBuf,
     /// Number of symbols that the module takes from the kernel.
@@ -142,12 +148,7 @@ impl<'a> Build<'a> {
         ));
         make.arg(format!("MO={}", output.display()));
         make.arg("ARCH=arm64").arg(format!("-j{}", kernel::jobs()));
-        // A tree of the user's own may have been configured for other tools.
-        let own_tools = self.sandbox.is_none()
-            && ["CROSS_COMPILE", "LLVM"]
-                .iter()
-                .any(|name| std::env::var_os(name).is_some());
-        if !own_tools {
+        if self.own_tool("CROSS_COMPILE").is_none() && self.own_tool("LLVM").is_none() {
             make.arg(format!("CROSS_COMPILE={}", self.arch.cross_compile()));
         }
         if self.lint {
@@ -155,6 +156,40 @@ impl<'a> Build<'a> {
         }
         make.arg("modules");
         make
+    }
+
+    /// A tree of the user's own may have been configured for other tools than ours: a variable of theirs that says which.
+    fn own_tool(&self, name: &str) -> Option<OsString> {
+        match self.sandbox {
+            Some(_) => None,
+            None => std::env::var_os(name),
+        }
+    }
+
+    /// The tool that changes object files.
+    fn objcopy(&self) -> OsString {
+        if self.own_tool("LLVM").is_some() {
+            return "llvm-objcopy".into();
+        }
+        let own = self.own_tool("CROSS_COMPILE");
+        let mut tool = own.unwrap_or_else(|| self.arch.cross_compile().into());
+        tool.push("objcopy");
+        tool
+    }
+
+    /// Writes the file `to`: the module `from` without its debug information.
+    fn strip(&self, output: &Path, from: &Path, to: &Path, log: &Path) -> Result<()> {
+        fs::create_dir_all(to.parent().context("the file has no directory")?)?;
+        let tool = self.objcopy();
+        let mut objcopy = match &self.sandbox {
+            Some(sandbox) => {
+                let sandbox = sandbox.clone().with_output(output);
+                sandbox.command(output, &tool.to_string_lossy())
+            }
+            None => Command::new(tool),
+        };
+        objcopy.arg("--strip-debug").arg(from).arg(to);
+        cmd::run(objcopy, log, "see the log", |_| ())
     }
 
     /// Builds, and returns the directory with the output.
@@ -170,10 +205,14 @@ impl<'a> Build<'a> {
     /// Builds the module and checks that the kernel exports all that it needs.
     pub fn module(&self, cache: &Cache, lock: &Lock, step: &Step) -> Result<Products> {
         let output = self.make(cache, lock, step)?;
-        let module = output.join("eltwo.ko");
-        let kernel_symbols = self.check_symbols(&module)?;
+        let with_debug = output.join("eltwo.ko");
+        let kernel_symbols = self.check_symbols(&with_debug)?;
+        let module = output.join("stripped/eltwo.ko");
+        let log = cache.fresh_log("strip")?;
+        self.strip(&output, &with_debug, &module, &log)?;
         Ok(Products {
             module,
+            with_debug,
             image: output.join("hyp/eltwo_hyp.elf"),
             kernel_symbols,
         })

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::vm::Spec;
+use crate::vm::{
+    Gic,
+    Spec, //
+};
 
 /// Words of every kernel command line: results need the console only if something goes wrong.
 const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
@@ -18,8 +21,8 @@ const KVM_OFF: &str = "kvm-arm.mode=none";
 const NO_VHE: &str = "id_aa64mmfr1.vh=0";
 
 /// What takes the kernel to EL1 and leaves EL2 to eltwo, on CPUs without and with VHE.
-const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
-const CPU_HAS_VHE: &[&str] = &[KVM_OFF, NO_VHE];
+pub const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
+pub const CPU_HAS_VHE: &[&str] = &[KVM_OFF, NO_VHE];
 
 /// Flavour of the kernel that the runs take, unless they say otherwise.
 pub const FLAVOUR: &str = "arm64";
@@ -82,6 +85,8 @@ pub struct Run {
     pub el2: bool,
     /// Whether idle CPUs are powered down, see [`Spec::idle_states`].
     pub idle_states: bool,
+    /// The machine's interrupt controller.
+    pub gic: Gic,
     /// What the command line says besides [`COMMAND_LINE`] and `eltwo.run=`.
     pub words: &'static [&'static str],
     /// Tests, in their order.
@@ -127,6 +132,7 @@ impl Run {
             counting: self.counting,
             el2: self.el2,
             idle_states: self.idle_states,
+            gic: self.gic,
             its: !self.end.needs_kexec(),
             command_line: format!(
                 "{COMMAND_LINE} {} eltwo.run={}",
@@ -145,8 +151,11 @@ impl Run {
         if !self.el2 {
             words += ", no EL2";
         }
+        if self.gic == Gic::V2 {
+            words += ", GICv2";
+        }
         if self.idle_states {
-            words += ", GICv2, powered down when idle";
+            words += ", powered down when idle";
         }
         if self.flavour == FLAVOUR_16K {
             words += ", 16K pages";
@@ -170,7 +179,7 @@ impl Run {
 const DISK_MIB: u64 = 1536;
 
 /// A run on four Cortex-A72 that powers off; the table changes what differs.
-const BASE: Run = Run {
+pub const BASE: Run = Run {
     name: "base",
     flavour: FLAVOUR,
     cpu: "cortex-a72",
@@ -180,6 +189,7 @@ const BASE: Run = Run {
     counting: false,
     el2: true,
     idle_states: false,
+    gic: Gic::V3,
     words: CPU_HAS_NO_VHE,
     tests: &[],
     kvm_selftests: false,
@@ -271,7 +281,20 @@ const GUESTS: [&str; 8] = [
     "guest_fault",
 ];
 
-/// The same with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
+/// The same on CPUs with SVE.
+const GUESTS_SVE: [&str; 9] = [
+    "guest_basic",
+    "guest_regs",
+    "guest_psci_smp",
+    "guest_signals",
+    "guest_memory",
+    "guest_undef",
+    "guest_bad_input",
+    "guest_fault",
+    "guest_sve",
+];
+
+/// Those of any CPU with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
 const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
 
 /// The same but for the longest, `fail_at`, which does not depend on the size of pages.
@@ -294,7 +317,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 32] = [
+pub const RUNS: &[Run] = &[
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -392,7 +415,7 @@ pub const RUNS: [Run; 32] = [
         name: "guests-max",
         cpu: "max",
         words: CPU_HAS_VHE,
-        tests: &GUESTS,
+        tests: &GUESTS_SVE,
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -493,6 +516,7 @@ pub const RUNS: [Run; 32] = [
     Run {
         name: "cpuidle",
         cpus: 3,
+        gic: Gic::V2,
         idle_states: true,
         tests: &["cpuidle"],
         ..BASE
@@ -565,32 +589,6 @@ pub const DEMO: Run = Run {
     tests: &["demo"],
     results: false,
     end: End::Kexec,
-    ..BASE
-};
-
-/// The machine of the bench of both ways to map memory at EL2.
-pub const BENCH_MAPS: Run = Run {
-    name: "bench-maps",
-    cpus: 1,
-    counting: true,
-    tests: &["bench_maps"],
-    timeout: Duration::from_secs(900),
-    ..BASE
-};
-
-/// The machine of the bench of guests, with the kernel's own KVM.
-pub const BENCH_GUESTS_STOCK: Run = Run {
-    name: "bench-guests-stock",
-    words: &["kvm-arm.mode=nvhe"],
-    ..BENCH_GUESTS
-};
-
-/// The machine of the bench of guests, with eltwo.
-pub const BENCH_GUESTS: Run = Run {
-    name: "bench-guests",
-    cpus: 1,
-    counting: true,
-    tests: &["bench_guests"],
     ..BASE
 };
 

@@ -25,6 +25,7 @@ use crate::{
         Arch, //
     },
     kernel::{
+        self,
         Prepared,
         Source,
         Stock, //
@@ -58,8 +59,6 @@ pub struct Lab {
 
 impl Lab {
     /// Makes what is missing of the lab for kernels of `version` in each of `flavours`.
-    ///
-    /// The lab root and the kernel packages need only the network in common: they are made at the same time.
     pub fn ensure(
         ui: &Ui,
         cache: &Cache,
@@ -67,12 +66,42 @@ impl Lab {
         version: &str,
         flavours: &[&str],
     ) -> Result<Self> {
+        let apt = Apt::new(cache)?;
+        let source = || Source::ensure(ui, cache, lock, &apt, version).context("kernel source");
+        Self::with_source(ui, cache, lock, &apt, source, flavours)
+    }
+
+    /// The same for the newest kernel that the archive has; `None` if that is not newer than [`kernel::VERSION`].
+    pub fn ensure_newest(
+        ui: &Ui,
+        cache: &Cache,
+        lock: &Lock,
+        flavours: &[&str],
+    ) -> Result<Option<Self>> {
+        let apt = Apt::new(cache)?;
+        let source = Source::newest(ui, cache, lock, &apt, kernel::VERSION)
+            .context("source of the newest kernel")?;
+        source
+            .map(|source| Self::with_source(ui, cache, lock, &apt, || Ok(source), flavours))
+            .transpose()
+    }
+
+    /// The lab root and the kernel packages need only the network in common: they are made at the same time.
+    fn with_source(
+        ui: &Ui,
+        cache: &Cache,
+        lock: &Lock,
+        apt: &Apt,
+        source: impl FnOnce() -> Result<Source>,
+        flavours: &[&str],
+    ) -> Result<Self> {
         let arch = Arch::of_host()?;
         host::ensure_tools(ui, cache)?;
         host::ensure_namespaces()?;
         let (root, packages) = thread::scope(|scope| {
             let root = scope.spawn(|| Root::ensure(ui, cache, lock, arch).context("lab root"));
-            let packages = fetch(ui, cache, lock, version, flavours);
+            let packages =
+                source().and_then(|source| fetch(ui, cache, lock, apt, source, flavours));
             let root = root
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread that made the lab root panicked")));
@@ -104,26 +133,25 @@ impl Lab {
 
 type Packages = (Source, Userland, Vec<(String, Stock)>);
 
-/// Fetches everything that comes from arm64 packages.
+/// Fetches everything else that comes from arm64 packages.
 fn fetch(
     ui: &Ui,
     cache: &Cache,
     lock: &Lock,
-    version: &str,
+    apt: &Apt,
+    source: Source,
     flavours: &[&str],
 ) -> Result<Packages> {
-    let apt = Apt::new(cache)?;
-    let source = Source::ensure(ui, cache, lock, &apt, version).context("kernel source")?;
     let stocks = flavours
         .iter()
         .map(|flavour| {
-            let stock = Stock::ensure(ui, cache, lock, &apt, &source, flavour);
+            let stock = Stock::ensure(ui, cache, lock, apt, &source, flavour);
             Ok((
                 (*flavour).to_owned(),
                 stock.with_context(|| format!("stock kernel {flavour}"))?,
             ))
         })
         .collect::<Result<_>>()?;
-    let userland = Userland::ensure(ui, cache, lock, &apt).context("programs for the VM")?;
+    let userland = Userland::ensure(ui, cache, lock, apt).context("programs for the VM")?;
     Ok((source, userland, stocks))
 }

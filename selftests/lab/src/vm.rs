@@ -53,6 +53,25 @@ pub const INITRD: &str = "initrd";
 /// Name of the file with the disk of a machine, in its directory.
 pub const DISK: &str = "disk";
 
+/// The interrupt controller of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gic {
+    /// A GICv2: no system registers, at most eight CPUs.
+    V2,
+    /// A GICv3.
+    V3,
+}
+
+impl Gic {
+    /// Its version, as QEMU counts.
+    pub fn version(self) -> u32 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
 /// A machine to be built.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -69,10 +88,12 @@ pub struct Spec {
     pub counting: bool,
     /// Whether the machine has EL2.
     pub el2: bool,
-    /// Whether the CPUs have an idle state in which they are powered down, see [`idle`]. The interrupt controller is a GICv2 then: the
-    /// kernel switches a GICv3 off with the CPU, and QEMU wakes none from there.
+    /// Its interrupt controller.
+    pub gic: Gic,
+    /// Whether the CPUs have an idle state in which they are powered down, see [`idle`]. That wants a GICv2: the kernel switches a
+    /// GICv3 off with the CPU, and QEMU wakes none from there.
     pub idle_states: bool,
-    /// Whether the interrupt controller has an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
+    /// Whether the interrupt controller is a GICv3 with an ITS. A kernel that is started by kexec without EFI must not find one: LPIs
     /// cannot be switched off again, so it takes over the table of LPI properties where the first kernel has put it,
     /// and fills it, although its own text may be there by then.
     pub its: bool,
@@ -141,12 +162,10 @@ impl Spec {
             }
         }
         let [el2, its] = [self.el2, self.its].map(|there| if there { "on" } else { "off" });
-        let gic = match self.idle_states {
-            true => "gic-version=2".to_owned(),
-            false => format!("gic-version=3,its={its}"),
-        };
-        let machine = format!("virt,virtualization={el2},{gic}{more}");
-        command.arg("-M").arg(machine);
+        let gic = self.gic.version();
+        command.arg("-M").arg(format!(
+            "virt,virtualization={el2},gic-version={gic},its={its}{more}"
+        ));
         if self.counting {
             command.args(["-accel", "tcg,thread=single"]);
             command.args(["-icount", "shift=0,sleep=off"]);

@@ -7,6 +7,7 @@
 //! at all; the lab says so with `eltwo.counting=1` on the kernel command line.
 
 pub mod guests;
+pub mod lifecycle;
 pub mod maps;
 
 use std::{
@@ -73,7 +74,8 @@ struct EventAttributes {
     config1: u64,
 }
 
-/// Counts the instructions of CPU 0, whatever runs there.
+/// Counts the instructions of the whole machine, whatever runs there: the counter is that of CPU 0, but QEMU has one count of
+/// instructions for all CPUs, in turn.
 pub struct Counter {
     event: File,
     /// What a look at it costs.

@@ -11,3 +11,4 @@ pub mod kmsg;
 pub mod module;
 pub mod page;
 pub mod poll;
+pub mod sve;

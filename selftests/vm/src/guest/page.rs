@@ -11,6 +11,7 @@ use std::{
     },
     num::NonZeroUsize,
     os::unix::fs::FileExt,
+    path::Path,
     ptr::NonNull,
 };
 
@@ -42,6 +43,11 @@ pub fn size_bytes() -> Result<usize> {
     Ok(size.try_into()?)
 }
 
+/// Whether the kernel may give huge pages unasked, so that it must be told not to. With PREEMPT_RT it has none.
+pub fn has_huge_pages() -> bool {
+    Path::new("/sys/kernel/mm/transparent_hugepage").exists()
+}
+
 /// One or more pages, each present and locked. The kernel is told not to move locked pages while one lives.
 pub struct Pages {
     start: NonNull<c_void>,
@@ -59,8 +65,10 @@ impl Pages {
         // SAFETY: A new mapping at an address that the kernel chooses touches no memory of this program.
         let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
         let mut pages = Self { start, size_bytes };
-        // SAFETY: The range is the mapping made above. Small pages only, so that each has a PA of its own.
-        unsafe { madvise(start, size_bytes, MmapAdvise::MADV_NOHUGEPAGE) }?;
+        if has_huge_pages() {
+            // SAFETY: The range is the mapping made above. Small pages only, so that each has a PA of its own.
+            unsafe { madvise(start, size_bytes, MmapAdvise::MADV_NOHUGEPAGE) }?;
+        }
         for index in 0..pages.words_total() {
             pages.set(index, index as u64);
         }

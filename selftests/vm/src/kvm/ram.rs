@@ -28,6 +28,8 @@ use nix::{
     },
 };
 
+use crate::guest::page;
+
 /// Size of a page of the kernel in bytes. The tests run on kernels with pages of 4 KiB.
 pub const PAGE: usize = 4096;
 /// Size of a huge page of that kernel in bytes.
@@ -54,7 +56,9 @@ impl Ram {
     /// Private anonymous memory in small pages.
     pub fn new(bytes: usize) -> Result<Self> {
         let ram = Self::reserve(bytes)?;
-        ram.advise(MmapAdvise::MADV_NOHUGEPAGE)?;
+        if page::has_huge_pages() {
+            ram.advise(MmapAdvise::MADV_NOHUGEPAGE)?;
+        }
         Ok(ram)
     }
 

@@ -16,6 +16,7 @@ mod guest_notifier;
 mod guest_psci_smp;
 mod guest_regs;
 mod guest_signals;
+mod guest_sve;
 mod guest_undef;
 mod hibernate;
 mod hibernate_core;
@@ -105,7 +106,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 50] = [
+pub const PROGRAMS: &[Program] = &[
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -133,6 +134,7 @@ pub const PROGRAMS: [Program; 50] = [
     special("guest_psci_smp", 300, guest_psci_smp::test),
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
+    special("guest_sve", 300, guest_sve::test),
     special("guest_undef", 300, guest_undef::test),
     special("hibernate", 600, hibernate::test),
     special("hooks", 900, hooks::awake),
@@ -156,6 +158,7 @@ pub const PROGRAMS: [Program; 50] = [
     special("reboot_with_guest", 300, with_guest::reboot),
     special("shutdown_with_guest", 300, with_guest::shutdown),
     special("bench_maps", 600, bench::maps::test),
+    special("bench_lifecycle", 1500, bench::lifecycle::test),
 ];
 
 /// The test with this name.

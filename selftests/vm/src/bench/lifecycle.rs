@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What it costs to take EL2 over and to give it back: insmod and rmmod, and CPUs that come and go, on eltwo, on the stock KVM,
+//! and on a kernel without either.
+//!
+//! QEMU counts the instructions of all CPUs as one, in the PMU of every CPU: a figure is what the whole machine executes from
+//! the start of a system call to its end, interrupts and other CPUs included. Idle time has no instructions. Every figure is
+//! the least of several.
+
+use std::{
+    arch::asm,
+    ffi::CString,
+    fs::File,
+    thread,
+    time::Duration, //
+};
+
+use anyhow::{
+    anyhow,
+    ensure,
+    Context,
+    Result, //
+};
+use nix::kmod::{
+    finit_module,
+    ModuleInitFlags, //
+};
+
+use super::{
+    figure,
+    needs_counting,
+    Counter, //
+};
+use crate::{
+    guest::{
+        cpu::{
+            self,
+            Pinned, //
+        },
+        debugfs::Caller,
+        module,
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+    kvm::host,
+    tests::standard, //
+};
+
+/// How often the module is loaded.
+const LOADS: u32 = 5;
+/// How often a CPU goes and comes.
+const TRIPS: u32 = 8;
+/// Steps of a loop of two instructions.
+const STEPS: u64 = 5_000_000;
+
+/// A time in which so many could be executed, and more.
+const SLEEP: Duration = Duration::from_millis(20);
+
+/// Columns.
+const ALONE: &str = "no hypervisor";
+const STOCK: &str = "stock KVM";
+const ELTWO: &str = "eltwo";
+
+pub fn test() -> Test {
+    let test = standard()
+        .needs(needs_counting)
+        .case("counter_counts_every_cpu", every_cpu);
+    if host::is_reference() {
+        return test.case("hotplug_with_stock_kvm", stock);
+    }
+    test.case("loading", loading)
+        .case("reset", reset)
+        .case("hotplug", hotplug)
+}
+
+/// A figure of the whole machine.
+fn figure_of(column: &str, what: &str, instructions: u64) -> Result<()> {
+    let row = match cpu::online()?.len() {
+        1 => format!("1 CPU: {what}"),
+        count => format!("{count} CPUs: {what}"),
+    };
+    figure(column, &row, "instructions", instructions);
+    Ok(())
+}
+
+/// What everything else here builds on: the counter has what other CPUs execute, and nothing for the time that they sleep.
+fn every_cpu() -> Result<()> {
+    let _pinned = Pinned::to(0)?;
+    let counter = Counter::new()?;
+    let last = *cpu::online()?.last().context("no CPU is online")?;
+    let elsewhere = counter.least(LOADS, || {
+        let spinner = thread::spawn(move || cpu::on(last, || Ok(spin())));
+        spinner.join().map_err(|_| anyhow!("the thread panicked"))?
+    })?;
+    let here = counter.least(LOADS, || Ok(spin()))?;
+    let asleep = counter.least(LOADS, || {
+        thread::sleep(SLEEP);
+        Ok(())
+    })?;
+    note(format!(
+        "a loop of {} instructions: {elsewhere} on CPU {last}, {here} here; {asleep} in a sleep of {SLEEP:?}",
+        2 * STEPS
+    ));
+    for counted in [elsewhere, here] {
+        ensure!(
+            (2 * STEPS..3 * STEPS).contains(&counted),
+            "{counted} instructions"
+        );
+    }
+    ensure!(asleep < STEPS, "{asleep} instructions while all sleep");
+    Ok(())
+}
+
+fn spin() {
+    // SAFETY: A loop that changes nothing but its counter.
+    unsafe {
+        asm!(
+            "1: subs {0}, {0}, #1",
+            "b.ne 1b",
+            inout(reg) STEPS => _,
+            options(nomem, nostack)
+        )
+    };
+}
+
+/// The least costs of taking a CPU offline and online again.
+struct Trip {
+    offline: u64,
+    online: u64,
+}
+
+impl Trip {
+    /// Measures it with the CPU that has the highest number.
+    fn measure(counter: &Counter) -> Result<Self> {
+        let last = *cpu::online()?.last().context("no CPU is online")?;
+        let mut least = Self {
+            offline: u64::MAX,
+            online: u64::MAX,
+        };
+        for _ in 0..TRIPS {
+            let offline = counter.count(|| cpu::set_online(last, false))?;
+            let online = counter.count(|| cpu::set_online(last, true))?;
+            least.offline = least.offline.min(offline);
+            least.online = least.online.min(online);
+        }
+        Ok(least)
+    }
+
+    fn print(&self, column: &str) -> Result<()> {
+        figure_of(column, "a CPU goes offline", self.offline)?;
+        figure_of(column, "a CPU comes online", self.online)
+    }
+}
+
+/// With nobody else's state there, the stock KVM would be compared as one that does nothing.
+fn stock() -> Result<()> {
+    let states = cpu::hotplug_states()?;
+    ensure!(
+        states.iter().any(|(_, name)| name.contains("kvm/cpu")),
+        "the stock KVM does not follow CPUs: {states:?}"
+    );
+    let _pinned = Pinned::to(0)?;
+    Trip::measure(&Counter::new()?)?.print(STOCK)
+}
+
+/// insmod and rmmod, by the system calls alone.
+fn loading() -> Result<()> {
+    let _pinned = Pinned::to(0)?;
+    let counter = Counter::new()?;
+    let file = module::file()?;
+    let none = CString::default();
+    let insmod =
+        |file: &File| finit_module(file, &none, ModuleInitFlags::empty()).context("insmod");
+    let (mut load, mut unload) = (u64::MAX, u64::MAX);
+    for _ in 0..LOADS {
+        load = load.min(counter.count(|| insmod(&file))?);
+        unload = unload.min(counter.count(module::unload)?);
+    }
+    figure_of(ELTWO, "insmod", load)?;
+    figure_of(ELTWO, "rmmod", unload)
+}
+
+fn hotplug() -> Result<()> {
+    if cpu::secondaries()?.is_empty() {
+        return Ok(());
+    }
+    let _pinned = Pinned::to(0)?;
+    let counter = Counter::new()?;
+    let alone = Trip::measure(&counter)?;
+    alone.print(ALONE)?;
+    let loaded = module::load()?;
+    let ours = Trip::measure(&counter)?;
+    ours.print(ELTWO)?;
+    // All else is the same, but for noise.
+    let init = ours.online.saturating_sub(alone.online);
+    figure_of(ELTWO, "init of a CPU: what it adds to online", init)?;
+    loaded.unload()
+}
+
+/// Reset of this CPU through debugfs, beyond a call that finds nothing to reset any more.
+fn reset() -> Result<()> {
+    let _pinned = Pinned::to(0)?;
+    let counter = Counter::new()?;
+    let mut least = u64::MAX;
+    for _ in 0..LOADS {
+        let loaded = module::load()?;
+        let mut caller = Caller::open()?;
+        let mut once = || counter.count(|| Ok(caller.write("reset")?));
+        let (first, second) = (once()?, once()?);
+        caller.answer()?.ok()?;
+        drop(caller);
+        loaded.unload()?;
+        least = least.min(first.saturating_sub(second));
+    }
+    figure_of(ELTWO, "reset of a CPU, all registers compared", least)
+}
