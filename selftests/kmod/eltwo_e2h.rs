@@ -109,7 +109,10 @@ fn on_all(job: &mut Job) {
     for cpu in 0..nr_cpu_ids() {
         let data: *mut Job = job;
         // SAFETY: `run` takes a `Job`, and the call waits for it. A CPU that is offline is not called.
-        unsafe { bindings::smp_call_function_single(cpu as i32, Some(run), data.cast(), 1) };
+        unsafe {
+            // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
+            bindings::smp_call_function_single(cpu as i32, Some(run), data.cast(), true.into())
+        };
     }
 }
 

@@ -122,29 +122,32 @@ pub struct Cell {
     pub cpus: u32,
     /// The interrupt controller.
     pub gic: Gic,
+    /// Places of all these in the tables above, in the same order.
+    places: [usize; 4],
 }
 
 impl Cell {
+    /// The cell of what is at these places.
+    fn at(places: [usize; 4]) -> Self {
+        let [kernel, model, cpus, gic] = places;
+        Self {
+            kernel: KERNELS[kernel],
+            model: &MODELS[model],
+            cpus: CPUS[cpus],
+            gic: GICS[gic],
+            places,
+        }
+    }
+
     /// Whether there can be such a machine.
     fn is_valid(&self) -> bool {
         (!self.kernel.pages_16k || self.model.has_16k())
             && (self.gic != Gic::V2 || self.cpus <= GICV2_CPUS)
     }
 
-    /// Places in the tables above of what it consists of.
-    fn places(&self) -> [usize; 4] {
-        let place = |found: Option<usize>| found.unwrap_or_default();
-        [
-            place(KERNELS.iter().position(|kernel| *kernel == self.kernel)),
-            place(MODELS.iter().position(|model| model == self.model)),
-            place(CPUS.iter().position(|cpus| *cpus == self.cpus)),
-            place(GICS.iter().position(|gic| *gic == self.gic)),
-        ]
-    }
-
     /// Its pairs: two properties, each with its value.
     fn pairs(&self) -> BTreeSet<[(usize, usize); 2]> {
-        let places = self.places();
+        let places = self.places;
         let all = (0..places.len()).flat_map(|b| (0..b).map(move |a| (a, b)));
         all.map(|(a, b)| [(a, places[a]), (b, places[b])]).collect()
     }
@@ -161,6 +164,7 @@ impl fmt::Display for Cell {
             model,
             cpus,
             gic,
+            ..
         } = self;
         let gic = gic.version();
         let flavour = kernel.flavour;
@@ -171,15 +175,10 @@ impl fmt::Display for Cell {
 /// All machines that there can be.
 fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
-    for cpus in CPUS {
-        for gic in GICS {
-            for kernel in KERNELS {
-                cells.extend(MODELS.iter().map(|model| Cell {
-                    kernel,
-                    model,
-                    cpus,
-                    gic,
-                }));
+    for cpus in 0..CPUS.len() {
+        for gic in 0..GICS.len() {
+            for kernel in 0..KERNELS.len() {
+                cells.extend((0..MODELS.len()).map(|model| Cell::at([kernel, model, cpus, gic])));
             }
         }
     }
@@ -261,17 +260,8 @@ mod tests {
 
     #[test]
     fn pages_of_16_kib_need_a_cpu_that_has_them() {
-        let cell = Cell {
-            kernel: KERNELS[1],
-            model: &MODELS[0],
-            cpus: 2,
-            gic: Gic::V3,
-        };
-        assert!(!cell.is_valid());
-        let young = Cell {
-            model: &MODELS[3],
-            ..cell
-        };
+        assert!(!Cell::at([1, 0, 0, 0]).is_valid());
+        let young = Cell::at([1, 3, 0, 0]);
         assert!(young.is_valid());
         let many = Cell {
             cpus: 9,

@@ -21,9 +21,12 @@ use std::{
         FromRawFd,
         RawFd, //
     },
+    thread,
+    time::Duration, //
 };
 
 use anyhow::{
+    bail,
     Context,
     Result, //
 };
@@ -39,6 +42,13 @@ use crate::ktap::{
 
 /// Looks at the counter from which the cost of looking is taken.
 const LOOKS: u32 = 32;
+
+/// The machine is at rest if it executes fewer instructions than [`QUIET`] in each of [`RESTS`] times of [`REST`] in a row.
+const REST: Duration = Duration::from_millis(20);
+const QUIET: u64 = 500_000;
+const RESTS: u32 = 5;
+/// How often that is tried.
+const MOST_RESTS: u32 = 500;
 
 /// Prints one figure: a cell of the lab's table, by the name of its column and of its row.
 pub fn figure(column: &str, row: &str, unit: &str, value: impl Display) {
@@ -111,7 +121,24 @@ impl Counter {
         let event = unsafe { File::from_raw_fd(fd) };
         let mut counter = Self { event, look: 0 };
         counter.look = counter.least(LOOKS, || Ok(()))?;
+        counter.settle()?;
         Ok(counter)
+    }
+
+    /// Waits until nothing else runs: what the kernel has put off at boot takes a while, and would be counted.
+    fn settle(&self) -> Result<()> {
+        let mut quiet = 0;
+        for _ in 0..MOST_RESTS {
+            let busy = self.count(|| {
+                thread::sleep(REST);
+                Ok(())
+            })?;
+            quiet = if busy < QUIET { quiet + 1 } else { 0 };
+            if quiet == RESTS {
+                return Ok(());
+            }
+        }
+        bail!("the machine has not come to rest within {MOST_RESTS} times {REST:?}")
     }
 
     /// Instructions so far.
