@@ -246,7 +246,7 @@ pub const PAIRS: [Pair; 2] = [
 ];
 
 /// Tests of guests, each short.
-const GUESTS: [&str; 8] = [
+const GUESTS: [&str; 7] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -254,11 +254,7 @@ const GUESTS: [&str; 8] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
-    "guest_fault",
 ];
-
-/// The same with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
-const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
 
 /// The same but for the longest, `fail_at`, which does not depend on the size of pages.
 const PAGES: [&str; 12] = [
@@ -280,7 +276,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 24] = [
+pub const RUNS: [Run; 26] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -368,7 +364,21 @@ pub const RUNS: [Run; 24] = [
         name: "guests-stock",
         cpu: "cortex-a53",
         words: &["kvm-arm.mode=nvhe"],
-        tests: GUESTS_OF_STOCK,
+        tests: &GUESTS,
+        ..BASE
+    },
+    Run {
+        name: "faults",
+        cpus: 2,
+        tests: &["guest_fault"],
+        ..BASE
+    },
+    Run {
+        name: "faults-max",
+        cpu: "max",
+        cpus: 2,
+        words: CPU_HAS_VHE,
+        tests: &["guest_fault"],
         ..BASE
     },
     Run {

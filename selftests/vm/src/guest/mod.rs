@@ -5,6 +5,7 @@
 pub mod account;
 pub mod cpu;
 pub mod debugfs;
+pub mod fault;
 pub mod kmsg;
 pub mod module;
 pub mod page;
