@@ -212,6 +212,8 @@ eltwo_enter_allow_walks:
 // instruction cache may be tagged by VMID and ASID in the same way. Local, as only this CPU's copies matter.
 // Or stage 2 allows this vCPU something that a cached entry still forbids: hence both stages.
 eltwo_enter_flush:
+	tbnz	x8, #{FLAG_PROVOKE_ENTERING}, eltwo_provoke_entering
+eltwo_enter_flush_wanted:
 	bic	x2, x8, #(1 << {FLAG_FLUSH})
 	str	x2, [x1, #{VCPU_FLAGS}]
 	tlbi	vmalls12e1
@@ -525,6 +527,8 @@ eltwo_exit_extra_done:
 // whose target is predicted from its history.
 //   in        x1 = context; x6-x8, x16, x17 are kept (SMCCC 1.1: the call changes x0-x3)
 eltwo_exit_unlearn:
+	tbnz	x8, #{FLAG_PROVOKE_LEAVING}, eltwo_provoke_leaving
+eltwo_exit_unlearn_wanted:
 	ldr	x0, [x1, #{VCPU_UNLEARN}]
 	cbz	x0, 1f
 	smc	#0
@@ -692,6 +696,32 @@ eltwo_exit_extra:
 	bl	eltwo_extra_leave
 	b	eltwo_exit_extra_done
 	.size	eltwo_guest_exit, . - eltwo_guest_exit
+
+// The containment test: an exception of ours in the middle of the switch, with the guest's vectors in place.
+//   in        x1 = context, x2-x5, x9, x10, x29, x30 free; the host's SP_EL0, or the guest's, is saved
+eltwo_provoke_entering:
+	adr	x10, eltwo_enter_flush_wanted
+	b	eltwo_provoke_in_switch
+eltwo_provoke_leaving:
+	adr	x10, eltwo_exit_unlearn_wanted
+	.type	eltwo_provoke_in_switch, %function
+eltwo_provoke_in_switch:
+	// Who has not asked for it at load does not get it.
+	ldr	x9, [sp, #{SHARED_VA}]
+	ldrb	w9, [x9, #{FACTS_PROVOKE}]
+	cbz	w9, 1f
+	ldr	x2, [sp, #{STACK_TOP}]
+	mov	x0, sp
+	ldr	x1, [x1, #{VCPU_PROVOKE}]
+	msr	spsel, #0
+	mov	sp, x2
+	mov	x29, xzr
+	mov	x30, xzr
+	bl	{provoke_in_switch}
+	// The protection that should have stopped it is missing, and so is what the switch had in its registers.
+	brk	#{BRK_PROVOKED}
+1:	br	x10
+	.size	eltwo_provoke_in_switch, . - eltwo_provoke_in_switch
 
 // eltwo_abandon_guest: a fault of our own while a guest's registers are in the CPU, all or some. The guest is lost; the
 // host's registers go back, by the order that is right for every CPU. The vCPU's page is not touched: it may be the cause.

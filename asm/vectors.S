@@ -214,8 +214,9 @@ eltwo_fault:
 	stp	x4, x5, [x1, #({REPORT_ESR} + 0)]
 	mrs	x4, hpfar_el2
 	stp	x4, x0, [x1, #({REPORT_ESR} + 16)]
+	ldr	x5, [sp, #{GUEST_LOADED}]
 	mov	x4, #1
-	str	x4, [x1, #({REPORT_ESR} + 32)]
+	stp	x5, x4, [x1, #({REPORT_ESR} + 32)]
 	ldr	x4, [sp, #{FAULTS}]
 	add	x4, x4, #1
 	str	x4, [sp, #{FAULTS}]
@@ -224,8 +225,7 @@ eltwo_fault:
 	b.hs	1f
 
 	// A guest's registers, all or some, may be in the CPU: the host's come back first.
-	ldr	x2, [sp, #{GUEST_LOADED}]
-	cbz	x2, 2f
+	cbz	x5, 2f
 	bl	eltwo_abandon_guest
 2:
 	// The host is inside a call: its frame, saved by eltwo_host_sync, tells where to return to.

@@ -74,6 +74,10 @@ module! {
             default: 0,
             description: "Testing: the CPU on which it is to fail, if it is a step of a CPU",
         },
+        provoke: u32 {
+            default: 0,
+            description: "Testing: 1 allows exceptions to be taken at EL2 on purpose (eltwo/provoke in debugfs)",
+        },
     },
 }
 

@@ -6,11 +6,21 @@
 
 use core::arch::asm;
 
-use crate::common::pgtable::tlb::{
-    Op,
-    TlbPort,
-    Tlbi, //
+use crate::common::{
+    abi::{
+        AssertInfo,
+        BRK_ASSERT,
+        BRK_PROVOKED, //
+    },
+    pgtable::tlb::{
+        Op,
+        TlbPort,
+        Tlbi, //
+    },
 };
+
+/// ESR_EL2 of an asynchronous SError: EC 0x2f, IL, DFSC 0x11.
+const ESR_SERROR: u64 = (0x2f << 26) | (1 << 25) | 0x11;
 
 /// This CPU, as [`crate::common::pgtable::tlb`] sees it.
 #[derive(Clone, Copy, Debug)]
@@ -130,5 +140,60 @@ pub(crate) fn with_vtcr(vtcr: u64, sequence: impl FnOnce()) {
 /// Executes BRK, for the containment test.
 pub(crate) fn brk() {
     // SAFETY: The exception is contained by the vectors of this image; nothing after it runs.
-    unsafe { asm!("brk #0xe12", options(nostack, preserves_flags)) };
+    unsafe {
+        asm!(
+            "brk #{}",
+            const BRK_PROVOKED,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// Executes an instruction that is permanently undefined, for the containment test.
+pub(crate) fn undefined() {
+    // SAFETY: As in `brk`.
+    unsafe { asm!("udf #0xe12", options(nostack, preserves_flags)) };
+}
+
+/// Enters the vector for SErrors from EL2t as hardware does: ESR_EL2 of an asynchronous SError (EC 0x2f, IL, DFSC 0x11), ELR_EL2
+/// and SPSR_EL2 of the interrupted code, SP_EL2 selected, DAIF set as it is already. For the containment test.
+pub(crate) fn enter_serror_vector() {
+    // SAFETY: As in `brk`: the vector records what it finds and leaves by the host's own frame. The caller runs on SP_EL0,
+    // so 0x180 is its vector; and DAIF is set, as everywhere at EL2.
+    unsafe {
+        asm!(
+            "msr esr_el2, {esr}",
+            "adr {scratch}, 1f",
+            "msr elr_el2, {scratch}",
+            "mrs {scratch}, nzcv",
+            "orr {scratch}, {scratch}, {pstate}",
+            "msr spsr_el2, {scratch}",
+            "mrs {scratch}, vbar_el2",
+            "add {scratch}, {scratch}, #0x180",
+            "isb",
+            "msr spsel, #1",
+            "br {scratch}",
+            "1:",
+            esr = in(reg) ESR_SERROR,
+            // DAIF and EL2t.
+            pstate = in(reg) 0x3c8_u64,
+            scratch = out(reg) _,
+            options(nostack)
+        )
+    };
+}
+
+/// Ends the call that this CPU is in, as what `info` says does not hold: the host finds it by x0.
+#[cold]
+#[inline(always)]
+pub(crate) fn assertion_failed(info: &'static AssertInfo) -> ! {
+    // SAFETY: As in `brk`.
+    unsafe {
+        asm!(
+            "brk #{}",
+            const BRK_ASSERT,
+            in("x0") info,
+            options(noreturn, nostack)
+        )
+    }
 }

@@ -11,6 +11,8 @@ pub(crate) mod sysreg;
 pub(crate) mod debug;
 #[cfg(not(eltwo_el2))]
 pub(crate) mod el1;
+#[cfg(not(eltwo_el2))]
+pub(crate) mod witness;
 
 #[cfg(eltwo_el2)]
 pub(crate) mod el2;

@@ -75,6 +75,51 @@ readers! {
     trbidr_el1 = "S3_0_C9_C11_7";
 }
 
+// What a guest has of its own, for `witness`.
+#[cfg(not(eltwo_el2))]
+readers! {
+    /// SCTLR_EL1.
+    sctlr_el1 = "SCTLR_EL1";
+    /// CPACR_EL1.
+    cpacr_el1 = "CPACR_EL1";
+    /// TTBR0_EL1.
+    ttbr0_el1 = "TTBR0_EL1";
+    /// TTBR1_EL1.
+    ttbr1_el1 = "TTBR1_EL1";
+    /// ESR_EL1.
+    esr_el1 = "ESR_EL1";
+    /// AFSR0_EL1.
+    afsr0_el1 = "AFSR0_EL1";
+    /// AFSR1_EL1.
+    afsr1_el1 = "AFSR1_EL1";
+    /// FAR_EL1.
+    far_el1 = "FAR_EL1";
+    /// VBAR_EL1.
+    vbar_el1 = "VBAR_EL1";
+    /// CONTEXTIDR_EL1.
+    contextidr_el1 = "CONTEXTIDR_EL1";
+    /// CNTKCTL_EL1.
+    cntkctl_el1 = "CNTKCTL_EL1";
+    /// PAR_EL1.
+    par_el1 = "PAR_EL1";
+    /// TPIDR_EL0.
+    tpidr_el0 = "TPIDR_EL0";
+    /// TPIDRRO_EL0.
+    tpidrro_el0 = "TPIDRRO_EL0";
+    /// TPIDR_EL1.
+    tpidr_el1 = "TPIDR_EL1";
+    /// SP_EL0.
+    sp_el0 = "SP_EL0";
+    /// ELR_EL1.
+    elr_el1 = "ELR_EL1";
+    /// SPSR_EL1.
+    spsr_el1 = "SPSR_EL1";
+    /// CNTV_CVAL_EL0.
+    cntv_cval_el0 = "CNTV_CVAL_EL0";
+    /// MPIDR_EL1.
+    mpidr_el1 = "MPIDR_EL1";
+}
+
 #[cfg(eltwo_el2)]
 readers! {
     /// TCR_EL1: the walks of whoever runs at EL1.

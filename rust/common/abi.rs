@@ -64,7 +64,8 @@ pub enum Call {
     ReadReg = CALL_BASE + 10,
     /// Returns x1 = pages in the pool, x2 = free pages, x3 = pages that hold tables, x4 = TLBIs issued so far.
     PoolInfo = CALL_BASE + 11,
-    /// Takes an exception at EL2 on purpose, x1 = [`Provoke`] (containment test).
+    /// Takes an exception at EL2 on purpose, x1 = [`Provoke`] (containment test). Only where the host has asked for it at load
+    /// ([`super::shared::Facts::provoke`]); else there is no such call.
     Provoke = CALL_BASE + 12,
     /// As [`Call::Read`], for the first word of each of x2 pages from x1 = hyp VA on. Returns x1 = the sum of these words.
     Walk = CALL_BASE + 13,
@@ -190,17 +191,27 @@ pub enum Provoke {
     Brk = 4,
     /// BRK while the lock of the runtime PGD is held.
     UnderLock = 5,
+    /// Execute an instruction that is permanently undefined.
+    Undefined = 6,
+    /// Enter the vector for SErrors, with the registers as hardware leaves them. A real one is not taken at EL2, where PSTATE.A
+    /// is set, and not raised by the emulator.
+    SError = 7,
+    /// Fail an assertion, see [`AssertInfo`].
+    Assertion = 8,
 }
 
 impl Provoke {
     /// Every way with its name.
-    pub const ALL: [(Provoke, &'static str); 6] = [
+    pub const ALL: [(Provoke, &'static str); 9] = [
         (Provoke::ReadUnmapped, "read-unmapped"),
         (Provoke::WriteText, "write-text"),
         (Provoke::ExecData, "exec-data"),
         (Provoke::StackOverflow, "stack-overflow"),
         (Provoke::Brk, "brk"),
         (Provoke::UnderLock, "under-lock"),
+        (Provoke::Undefined, "undefined"),
+        (Provoke::SError, "serror"),
+        (Provoke::Assertion, "assertion"),
     ];
 
     /// The way with number `x1`, if there is one.
@@ -209,6 +220,63 @@ impl Provoke {
             .iter()
             .map(|(way, _)| *way)
             .find(|way| *way as u64 == x1)
+    }
+}
+
+/// Where the switch to a guest takes the exception, with the names that `debugfs/eltwo/provoke` takes behind that of the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProvokeAt {
+    /// In the call that asks for it.
+    Call,
+    /// On the way into a guest: all its registers but the general-purpose ones are in the CPU.
+    Entering,
+    /// On the way out: none of the host's is back.
+    Leaving,
+}
+
+impl ProvokeAt {
+    /// Every place with its name.
+    pub const ALL: [(ProvokeAt, &'static str); 3] = [
+        (ProvokeAt::Call, "call"),
+        (ProvokeAt::Entering, "entering"),
+        (ProvokeAt::Leaving, "leaving"),
+    ];
+}
+
+/// Immediate of the BRK that a failed assertion ends in, with x0 = hyp VA of an [`AssertInfo`].
+pub const BRK_ASSERT: u16 = 0xe1a;
+/// Immediate of the BRK of [`Provoke::Brk`] and [`Provoke::UnderLock`].
+pub const BRK_PROVOKED: u16 = 0xe12;
+
+/// What an assertion at EL2 claims, and where. A constant of the image; read by the host when it has failed.
+#[derive(Debug)]
+#[repr(C)]
+pub struct AssertInfo {
+    /// What must hold, as UTF-8.
+    pub text: *const u8,
+    /// Length of `text`.
+    pub text_bytes: u64,
+    /// Path of the source file, as the compiler was told it.
+    pub file: *const u8,
+    /// Length of `file`.
+    pub file_bytes: u64,
+    /// Line in it.
+    pub line: u64,
+}
+
+// SAFETY: It is constant, and so is what it points to.
+unsafe impl Sync for AssertInfo {}
+
+impl AssertInfo {
+    /// Of text that is part of the image.
+    pub const fn new(text: &'static str, file: &'static str, line: u32) -> Self {
+        Self {
+            text: text.as_ptr(),
+            text_bytes: text.len() as u64,
+            file: file.as_ptr(),
+            file_bytes: file.len() as u64,
+            line: line as u64,
+        }
     }
 }
 
@@ -281,6 +349,9 @@ pub struct FaultReport {
     pub hpfar: u64,
     /// Offset of the vector that was taken, 0x000..0x780.
     pub vector: u64,
+    /// Hyp VA of the context of the vCPU whose registers were in the CPU, in part at least; 0 if the host's were. Valid for
+    /// exceptions from EL2.
+    pub guest: u64,
     /// 1 once the report is complete; the host clears it when it has read the report.
     pub valid: u64,
 }

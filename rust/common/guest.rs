@@ -127,6 +127,11 @@ pub mod flags {
     pub const PAR_BARRIER: u32 = 7;
     /// What the guest has taught the branch predictor is made unlearned at each exit: see [`super::GuestConfig::unlearn`].
     pub const UNLEARN: u32 = 8;
+    /// With [`FLUSH`], where [`crate::common::shared::Facts::provoke`] is set: take the exception of
+    /// [`super::GuestConfig::provoke`] on the way in. It is looked at where the switch leaves its usual way anyway.
+    pub const PROVOKE_ENTERING: u32 = 9;
+    /// With [`UNLEARN`]: the same on the way out.
+    pub const PROVOKE_LEAVING: u32 = 10;
 }
 
 /// EL2 registers that not every CPU has: each is switched if its bit in [`GuestConfig::extra_present`] is set. The numbers are
@@ -201,6 +206,8 @@ pub struct GuestConfig {
     pub extra: [u64; extra::COUNT],
     /// Where [`flags::UNLEARN`] is set: the SMC that does it (SMCCC_ARCH_WORKAROUND_1 or 3), or 0 for CLRBHB.
     pub unlearn: u64,
+    /// With [`flags::PROVOKE_ENTERING`] or [`flags::PROVOKE_LEAVING`]: a [`super::abi::Provoke`].
+    pub provoke: u64,
 }
 
 /// What stopped the guest. Filled by EL2.

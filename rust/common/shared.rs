@@ -95,6 +95,8 @@ pub struct Facts {
     pub map: MapMode,
     /// A CPU may walk tables speculatively through a half-switched regime (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
     pub speculative_at: bool,
+    /// EL2 takes exceptions on purpose where it is asked to (parameter `provoke`).
+    pub provoke: bool,
     /// The address space.
     pub layout: Layout,
     /// RAM that may be shared, in ascending order.

@@ -9,13 +9,14 @@
 //! | `tables` | both PGDs, in the manner of ptdump, with the names of the regions |
 //! | `regs` | the EL2 register image of each CPU: before init, and now |
 //! | `hypercall` | write: a call, made on the writer's CPU; read: x0..x4 of the last one |
-//! | `provoke` | write: the name of an exception to take at EL2 on the writer's CPU; read: the names |
+//! | `provoke` | only with the parameter `provoke=1`; write: the name of an exception to take at EL2 on the writer's CPU, or that and where the next switch to a guest is to take it; read: the names |
 //! | `vms` | what VMs take, and a line for each |
 //! | `stage2` | the stage-2 tables of each VM |
 //! | `log` | the exceptions that were taken at EL2 |
 
 use core::{
     ptr::{
+        self,
         null_mut,
         NonNull, //
     },
@@ -50,6 +51,7 @@ use super::{
         State, //
     },
     hooks,
+    inject,
     kvm::{
         show,
         system::System, //
@@ -63,6 +65,7 @@ use crate::{
         abi::{
             Call,
             Provoke,
+            ProvokeAt,
             HVC_STUB_CALLS, //
         },
         pool::Use,
@@ -126,6 +129,9 @@ impl Directory {
             (c"hypercall", 0o600, &HYPERCALL),
             (c"provoke", 0o600, &PROVOKE),
         ] {
+            if ptr::eq(operations, &PROVOKE) && !inject::provoke() {
+                continue;
+            }
             // SAFETY: The operations are static and fit the data, which outlives the directory. An error pointer as the
             // parent is accepted, and nothing is created then.
             unsafe {
@@ -383,8 +389,9 @@ fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
     for (at, word) in words.enumerate() {
         *args.get_mut(at).ok_or(EINVAL)? = parse_number(word)?;
     }
-    // The stub calls belong to the kernel: some of them would take EL2 away behind our back.
-    if number < HVC_STUB_CALLS || number == Call::Provoke as u64 {
+    // The stub calls belong to the kernel: some of them would take EL2 away behind our back. Exceptions have a file of their
+    // own; without it EL2 knows no such call.
+    if number < HVC_STUB_CALLS || (number == Call::Provoke as u64 && inject::provoke()) {
         return Err(EPERM);
     }
     *files.last_call.lock() = files.service.hypercall(number, args)?;
@@ -399,13 +406,24 @@ fn show_provoke(_: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {
     let bytes = read_bytes(reader)?;
-    let name = core::str::from_utf8(&bytes)
-        .map_err(|_| EINVAL)?
-        .trim_ascii();
+    let text = core::str::from_utf8(&bytes).map_err(|_| EINVAL)?;
+    let mut words = text.split_ascii_whitespace();
+    let name = words.next().ok_or(EINVAL)?;
+    let place = words.next().unwrap_or("call");
     let (way, _) = Provoke::ALL
         .iter()
         .find(|(_, known)| *known == name)
         .ok_or(EINVAL)?;
+    let (at, _) = ProvokeAt::ALL
+        .iter()
+        .find(|(_, known)| *known == place)
+        .ok_or(EINVAL)?;
+    if words.next().is_some() {
+        return Err(EINVAL);
+    }
+    if inject::arm(*way, *at) {
+        return Ok(());
+    }
     files
         .service
         .hypercall(Call::Provoke as u64, [*way as u64, 0, 0, 0])

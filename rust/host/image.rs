@@ -12,7 +12,10 @@ use core::{
 
 use kernel::prelude::*;
 
-use super::linear;
+use super::{
+    linear,
+    symbols, //
+};
 use crate::common::{
     abi::{
         ImageHeader,
@@ -77,12 +80,21 @@ pub(crate) fn header(granule: Granule) -> Result<ImageHeader> {
         && aligned
             .iter()
             .all(|part| granule.unit().divides(u64::from(*part)))
-        && bytes.len() <= header.image_bytes as usize;
+        && bytes.len() <= header.image_bytes as usize
+        && build_id(&header).is_ok_and(symbols::belong_to);
     if !valid {
         pr_err!("refused: the EL2 image in this module is damaged; build the module again\n");
         return Err(ENOEXEC);
     }
     Ok(header)
+}
+
+/// The build ID, which names the `eltwo_hyp.elf` that this image was made from.
+fn build_id(header: &ImageHeader) -> Result<&'static [u8; BUILD_ID_BYTES]> {
+    blob()
+        .get(header.build_id as usize..)
+        .and_then(|rest| rest.first_chunk())
+        .ok_or(ENOEXEC)
 }
 
 /// The image in the pool, ready to run at its place in the hyp address space.
@@ -97,17 +109,9 @@ impl Image {
         Self { header, base }
     }
 
-    /// The build ID, which names the `eltwo_hyp.elf` that this image was made from.
-    pub(crate) fn build_id(&self) -> Result<&'static [u8; BUILD_ID_BYTES]> {
-        blob()
-            .get(self.header.build_id as usize..)
-            .and_then(|rest| rest.first_chunk())
-            .ok_or(ENOEXEC)
-    }
-
     /// The first eight bytes of the build ID, as [`crate::common::abi::Call::Version`] returns them.
     pub(crate) fn identity(&self) -> Result<u64> {
-        let start = self.build_id()?.first_chunk().ok_or(ENOEXEC)?;
+        let start = build_id(&self.header)?.first_chunk().ok_or(ENOEXEC)?;
         Ok(u64::from_be_bytes(*start))
     }
 
@@ -150,6 +154,20 @@ impl Image {
     /// The image as the kernel sees it.
     pub(crate) fn start(&self) -> NonNull<u8> {
         linear::phys_to_kern(self.base)
+    }
+
+    /// The word at `offset` bytes from its start, relocated, as EL2 sees it.
+    pub(crate) fn word(&self, offset: u64) -> Option<u64> {
+        let offset = usize::try_from(offset).ok()?;
+        let inside = offset % 8 == 0 && offset.checked_add(8)? <= self.bytes();
+        // SAFETY: The pool has `image_bytes` bytes for the image, and this is one of its words. EL2 may write there: volatile.
+        inside.then(|| unsafe {
+            self.start()
+                .as_ptr()
+                .add(offset)
+                .cast::<u64>()
+                .read_volatile()
+        })
     }
 
     /// Size in memory.

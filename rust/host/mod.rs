@@ -20,6 +20,7 @@ pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod ram;
 pub(crate) mod service;
+mod symbols;
 pub(crate) mod tables;
 pub(crate) mod timing;
 pub(crate) mod trouble;

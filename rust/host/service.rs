@@ -127,6 +127,7 @@ impl Service {
             tlb: machine.tlb,
             map: demand.map,
             speculative_at: machine.speculative_at,
+            provoke: inject::provoke(),
             layout,
             ram: *ranges,
             ram_count,

@@ -20,6 +20,7 @@ use crate::{
 };
 
 use super::{
+    assertion::hyp_assert,
     entry,
     guest,
     memory::Memory,
@@ -40,6 +41,13 @@ pub(super) const fn one(x1: u64) -> Results {
 ///
 /// `context` is this CPU's own and complete, and nobody else uses it during the call.
 pub(super) unsafe extern "C" fn hypercall(context: *mut CpuContext) {
+    // SAFETY: By the contract.
+    let loaded = unsafe { (&raw const (*context).guest.loaded).read() };
+    // Else this is a guest's exception, taken for the host's.
+    hyp_assert!(
+        loaded == 0,
+        "the host's registers are in the CPU when the host makes a call"
+    );
     // SAFETY: By the contract. The reference ends before `dispatch` gets the pointer.
     let (x0, args, memory) = unsafe {
         let context = &mut *context;
@@ -87,6 +95,7 @@ fn dispatch(
         },
         Call::ReadReg => read_reg(x1, context),
         Call::PoolInfo => Ok(memory.pool_info()),
+        Call::Provoke if !memory.facts().provoke => Err(Status::NotSupported),
         Call::Provoke => {
             let way = Provoke::from_number(x1).ok_or(Status::Invalid)?;
             provoke::provoke(way, context, memory);

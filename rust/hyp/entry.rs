@@ -78,7 +78,8 @@ const _: () = {
     assert!(offset_of!(FaultReport, far) == offset_of!(FaultReport, esr) + 8);
     assert!(offset_of!(FaultReport, hpfar) == offset_of!(FaultReport, esr) + 16);
     assert!(offset_of!(FaultReport, vector) == offset_of!(FaultReport, esr) + 24);
-    assert!(offset_of!(FaultReport, valid) == offset_of!(FaultReport, esr) + 32);
+    assert!(offset_of!(FaultReport, guest) == offset_of!(FaultReport, esr) + 32);
+    assert!(offset_of!(FaultReport, valid) == offset_of!(FaultReport, esr) + 40);
     // Loaded in pairs by eltwo_leave.
     assert!(offset_of!(SavedRegs, sctlr) == 0);
     assert!(offset_of!(SavedRegs, vbar) == 8);

@@ -20,6 +20,7 @@ use crate::{
     },
     common::{
         abi::{
+            self,
             Call,
             CpuContext,
             Frame,
@@ -51,11 +52,15 @@ use crate::{
             Maintenance as _, //
         },
         regs,
-        shared::Shared, //
+        shared::{
+            Facts,
+            Shared, //
+        },
     },
 };
 
 use super::{
+    assertion::hyp_assert,
     call::Results,
     memory::Memory, //
 };
@@ -69,6 +74,8 @@ global_asm!(
     REPORT = const offset_of!(CpuContext, report),
     SHARED_VA = const offset_of!(CpuContext, shared_va),
     SHARED_UNSHARES = const offset_of!(Shared, unshares),
+    FACTS_PROVOKE = const offset_of!(Shared, facts) + offset_of!(Facts, provoke),
+    STACK_TOP = const offset_of!(CpuContext, stack_top),
     SLOT = const offset_of!(CpuContext, guest),
     SLOT_LOADED = const offset_of!(GuestSlot, loaded),
     SLOT_EXTRA_PRESENT = const offset_of!(GuestSlot, extra_present),
@@ -83,6 +90,7 @@ global_asm!(
     VCPU_FLAGS = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, flags),
     VCPU_DISR = const offset_of!(VcpuContext, sys) + 8 * SysReg::DisrEl1 as usize,
     VCPU_UNLEARN = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, unlearn),
+    VCPU_PROVOKE = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, provoke),
     VCPU_VSESR = const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, vsesr),
     VCPU_EXTRA_PRESENT =
         const offset_of!(VcpuContext, config) + offset_of!(GuestConfig, extra_present),
@@ -98,6 +106,9 @@ global_asm!(
     FLAG_EXTRA = const flags::EXTRA,
     FLAG_PAR_BARRIER = const flags::PAR_BARRIER,
     FLAG_UNLEARN = const flags::UNLEARN,
+    FLAG_PROVOKE_ENTERING = const flags::PROVOKE_ENTERING,
+    FLAG_PROVOKE_LEAVING = const flags::PROVOKE_LEAVING,
+    BRK_PROVOKED = const abi::BRK_PROVOKED,
     EXTRA_HCRX = const extra::HCRX,
     EXTRA_HFGRTR = const extra::HFGRTR,
     EXTRA_MPAM2 = const extra::MPAM2,
@@ -118,6 +129,7 @@ global_asm!(
     HCR_VSE_SHIFT = const HCR_VSE_SHIFT,
     ESR_EC_SHIFT = const regs::ESR_EC_SHIFT,
     ESR_EC_HVC64 = const regs::ESR_EC_HVC64,
+    provoke_in_switch = sym super::provoke::provoke_in_switch,
 );
 
 // What the assembly takes for granted about the layout of the types, beyond the offsets that it is given.
@@ -175,6 +187,11 @@ pub(super) unsafe fn admit(
     let present = unsafe { (&raw const (*vcpu).config.extra_present).read_volatile() };
     // SAFETY: By the contract. The host's registers are in the CPU, as the host has made this call.
     let slot = unsafe { &mut (*context).guest };
+    // Else the host's EL2 registers would be taken from a guest.
+    hyp_assert!(
+        slot.loaded == 0,
+        "the host's registers are in the CPU when a vCPU is admitted"
+    );
     slot.extra_present = present;
     slot.el2 = host_el2(present);
     slot.admitted = va;

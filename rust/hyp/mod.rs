@@ -2,6 +2,7 @@
 
 //! Hyp: what runs at EL2.
 
+mod assertion;
 mod call;
 mod entry;
 mod guest;

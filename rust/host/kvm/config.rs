@@ -231,6 +231,7 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
             Some(Unlearn::Smc(function)) => u64::from(function),
             Some(Unlearn::Clrbhb) | None => 0,
         },
+        provoke: 0,
     };
     Ok(())
 }

@@ -45,6 +45,7 @@ use crate::{
     },
     host::{
         cpu::State,
+        inject::Injected,
         timing::{
             self,
             IrqsMasked,
@@ -281,9 +282,17 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         timing::save_user_fp(masked.proof());
     }
     let host_debug = debug::load(active);
+    let injected = Injected::take(&mut active.context_mut().config);
     timing::guest_enter(masked.proof());
     let outcome = cpu.run_guest(service, vcpu.hyp_va(), masked.proof());
     timing::guest_left(masked.proof());
+    if let Some(injected) = injected {
+        injected.end(
+            &mut active.context_mut().config,
+            cpu.number(),
+            outcome.is_err(),
+        );
+    }
     if let Some(host) = host_debug {
         // SAFETY: Interrupts are still masked, and the guest has been left: EL2 has put the kernel's registers back.
         unsafe { host.restore() };

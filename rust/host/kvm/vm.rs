@@ -117,10 +117,13 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for the type, `ENOMEM`, `EINTR`.
+    /// `EINVAL` for the type, `EIO` after an exception at EL2, `ENOMEM`, `EINTR`.
     pub(super) fn new(system: &Arc<System>, machine_type: c_ulong) -> Result<Arc<Self>> {
         if machine_type & !TYPE_IPA_SIZE != 0 {
             return Err(EINVAL);
+        }
+        if system.service.has_failed() {
+            return Err(EIO);
         }
         let stage2 = Stage2::new(system.clone(), machine_type as u32)?;
         let stage2 = Arc::pin_init(stage2, GFP_KERNEL_ACCOUNT)?;
@@ -192,7 +195,8 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if `id` is too large or there are too many, `EEXIST`, `ENOMEM`, and what the functions return.
+    /// `EINVAL` if `id` is too large or there are too many, `EEXIST`, `EIO` after an exception at EL2, `ENOMEM`, and what the
+    /// functions return.
     pub(crate) fn add_vcpu(
         &self,
         id: c_ulong,
@@ -209,6 +213,9 @@ impl Vm {
         }
         if vcpus.list.iter().any(|vcpu| vcpu.id() == id) {
             return Err(EEXIST);
+        }
+        if self.service().has_failed() {
+            return Err(EIO);
         }
         vcpus.list.reserve(1, GFP_KERNEL_ACCOUNT)?;
         let vcpu = make(id, vcpus.list.len() as u32)?;

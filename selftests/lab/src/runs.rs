@@ -270,7 +270,7 @@ pub const PAIRS: [Pair; 2] = [
 ];
 
 /// Tests of guests, each short.
-const GUESTS: [&str; 8] = [
+const GUESTS: [&str; 7] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -278,11 +278,10 @@ const GUESTS: [&str; 8] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
-    "guest_fault",
 ];
 
 /// The same on CPUs with SVE.
-const GUESTS_SVE: [&str; 9] = [
+const GUESTS_SVE: [&str; 8] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -290,12 +289,8 @@ const GUESTS_SVE: [&str; 9] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
-    "guest_fault",
     "guest_sve",
 ];
-
-/// Those of any CPU with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
-const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
 
 /// The same but for the longest, `fail_at`, which does not depend on the size of pages.
 const PAGES: [&str; 12] = [
@@ -423,7 +418,21 @@ pub const RUNS: &[Run] = &[
         name: "guests-stock",
         cpu: "cortex-a53",
         words: &["kvm-arm.mode=nvhe"],
-        tests: GUESTS_OF_STOCK,
+        tests: &GUESTS,
+        ..BASE
+    },
+    Run {
+        name: "faults",
+        cpus: 2,
+        tests: &["guest_fault"],
+        ..BASE
+    },
+    Run {
+        name: "faults-max",
+        cpu: "max",
+        cpus: 2,
+        words: CPU_HAS_VHE,
+        tests: &["guest_fault"],
         ..BASE
     },
     Run {

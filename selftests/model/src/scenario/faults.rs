@@ -71,6 +71,7 @@ fn check_report(world: &World, frame: &Expected, esr: u64, vector: u64) -> Outco
         ("FAR", offset_of!(FaultReport, far), FAR),
         ("HPFAR", offset_of!(FaultReport, hpfar), HPFAR),
         ("the vector", offset_of!(FaultReport, vector), vector),
+        ("the guest", offset_of!(FaultReport, guest), 0),
         ("the mark", offset_of!(FaultReport, valid), 1),
     ];
     for (what, offset, value) in fields {

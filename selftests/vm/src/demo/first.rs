@@ -34,6 +34,7 @@ use crate::{
             hypercall,
             Caller, //
         },
+        fault,
         kmsg::{
             self,
             Log, //
@@ -301,6 +302,9 @@ pub fn hotplug() -> Result<()> {
 }
 
 pub fn fault() -> Result<()> {
+    module::unload()?;
+    fault::load()?.keep();
+    fact("load", "again, with provoke=1, which allows this");
     let online = cpu::online()?;
     let victim = online[online.len() / 2];
     cpu::on(victim, || match debugfs::write("provoke", "write-text") {
@@ -326,6 +330,10 @@ pub fn fault() -> Result<()> {
         "",
         format!("ESR_EL2 {}  FAR_EL2 {}", value("ESR_EL2"), value("FAR_EL2")),
     );
+    for (at, frame) in fault::backtrace(&log)?.iter().enumerate() {
+        let title = if at == 0 { "backtrace" } else { "" };
+        fact(title, frame.function.as_deref().unwrap_or("?"));
+    }
     let states: Vec<_> = debugfs::cpus()?.into_iter().map(|row| row.state).collect();
     fact("host", format!("lives; CPUs are {}", states.join(", ")));
     let (_, time) = timed(|| {

@@ -29,16 +29,8 @@ use super::cpu;
 
 const DIR: &str = "/sys/kernel/debug/eltwo";
 
-/// Every file that the module makes.
-pub const FILES: [&str; 7] = [
-    "cpus",
-    "pool",
-    "tables",
-    "regs",
-    "hypercall",
-    "provoke",
-    "log",
-];
+/// Every file that the module makes, with its defaults.
+pub const FILES: [&str; 6] = ["cpus", "pool", "tables", "regs", "hypercall", "log"];
 
 /// Reads one file whole.
 pub fn read(file: &str) -> Result<String> {

@@ -7,6 +7,7 @@ pub mod child;
 pub mod cpu;
 pub mod debugfs;
 pub mod disk;
+pub mod fault;
 pub mod kmsg;
 pub mod module;
 pub mod page;

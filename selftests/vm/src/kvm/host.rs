@@ -45,10 +45,15 @@ pub struct Host {
 impl Host {
     /// Loads eltwo, unless the stock KVM is live.
     pub fn start() -> Result<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with `parameters` for eltwo.
+    pub fn start_with(parameters: &str) -> Result<Self> {
         let module = if is_reference() {
             None
         } else {
-            Some(module::load()?)
+            Some(module::load_with(parameters)?)
         };
         Ok(Self { module })
     }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! A fault at EL2 while there are VMs: the host lives, the VMs get errors, and the module can be unloaded.
+//!
+//! Each kind of fault is taken in the switch to a guest and in the switch back, on the CPU of the guest; and in a hypercall, on
+//! that CPU while the guest's thread waits for it, and on another one while the guest runs.
 
 use anyhow::{
     bail,
@@ -8,6 +11,7 @@ use anyhow::{
     Context,
     Result, //
 };
+use kvm_ioctls::Kvm;
 use nix::{
     errno::Errno,
     libc, //
@@ -17,6 +21,13 @@ use crate::{
     guest::{
         cpu,
         debugfs,
+        fault::{
+            self,
+            Kind,
+            Place,
+            KINDS, //
+        },
+        kmsg::Log,
         module, //
     },
     ktap::{
@@ -29,18 +40,60 @@ use crate::{
             self,
             Host, //
         },
-        image::Program,
-        machine::Machine,
+        image::{
+            self,
+            Program, //
+        },
+        machine::{
+            Machine,
+            BASE, //
+        },
         poll,
         runner::Runner,
-        vcpu::Exit, //
+        vcpu::{
+            Exit,
+            Vcpu, //
+        },
     },
 };
 
+/// What makes the module take exceptions at EL2 on request.
+const PROVOKE: &str = "provoke=1";
+/// What makes a guest's first use of FP/SIMD an exception in the switch itself, which is assembly.
+const FAIL_IN_SWITCH: &str = "fail_at=100";
+
+/// Where the fault is, seen from the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Where {
+    /// In the switch, on the guest's CPU.
+    Switch(Place),
+    /// In a hypercall on the guest's CPU, while its thread waits for that CPU.
+    CallHere,
+    /// In a hypercall on another CPU, while the guest runs.
+    CallElsewhere,
+}
+
+const ALL: [(Where, &str); 4] = [
+    (Where::Switch(Place::Entering), "in_the_switch_to_a_guest"),
+    (Where::Switch(Place::Leaving), "in_the_switch_from_a_guest"),
+    (Where::CallHere, "in_a_call_on_the_cpu_of_a_guest"),
+    (Where::CallElsewhere, "in_a_call_on_another_cpu"),
+];
+
 pub fn test() -> Test {
-    host::test()
-        .needs(needs_eltwo)
-        .case("fault_with_a_running_vcpu", running)
+    let mut test = host::test().needs(needs_eltwo);
+    for (place, name) in ALL {
+        for kind in KINDS {
+            test = test.case(format!("{}_{name}", kind.name), move || {
+                for cpu in cpu::online()? {
+                    running(kind, place, cpu)
+                        .with_context(|| format!("{} {name}, CPU {cpu}", kind.name))?;
+                }
+                Ok(())
+            });
+        }
+    }
+    test.case("fp_trap_in_the_switch", fp_trap)
         .case("fault_with_an_idle_vm", idle)
 }
 
@@ -48,23 +101,11 @@ fn needs_eltwo() -> Result<()> {
     if host::is_reference() {
         return Skip::because("the stock KVM has no way to provoke a fault at EL2");
     }
-    Ok(())
+    super::needs_two_cpus()
 }
 
-/// Makes EL2 of a CPU fault.
-fn provoke() -> Result<()> {
-    let cpu = *cpu::online()?.last().context("no CPU")?;
-    cpu::on(cpu, || match debugfs::write("provoke", "brk") {
-        Ok(()) => bail!("the write succeeded"),
-        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(()),
-        Err(error) => bail!("the write failed with {error}, expected EIO"),
-    })
-}
-
-/// The service is gone, and after a new insmod everything works.
-fn recovers(host: Host) -> Result<()> {
-    host.end().context("rmmod after the fault")?;
-    ensure!(!module::is_loaded()?, "still loaded");
+/// After a new insmod everything works.
+fn works_again() -> Result<()> {
     let host = Host::start()?;
     {
         let kvm = host.open()?;
@@ -75,37 +116,135 @@ fn recovers(host: Host) -> Result<()> {
     host.end()
 }
 
-fn running() -> Result<()> {
-    let host = Host::start()?;
+/// A vCPU in a thread that stays on `cpu`, running.
+fn spin_on(mut vcpu: Vcpu, cpu: usize) -> Result<Runner<Exit>> {
+    vcpu.start(Program::Spin, &[])?;
+    let channel = vcpu.channel();
+    let runner = Runner::start(vcpu, move |vcpu| cpu::on(cpu, || Ok(vcpu.run())))?;
+    poll(|| channel.progress() != 0).context("the guest does not run")?;
+    Ok(runner)
+}
+
+/// A fault on `cpu` with two vCPUs of a VM running.
+fn running(kind: Kind, place: Where, cpu: usize) -> Result<()> {
+    let online = cpu::online()?;
+    let other = *online
+        .iter()
+        .find(|other| **other != cpu)
+        .context("no CPU")?;
+    let (at, homes) = match place {
+        // Whichever of the two comes first has it.
+        Where::Switch(at) => (at, [cpu, cpu]),
+        Where::CallHere => (Place::Call, [cpu, other]),
+        Where::CallElsewhere => (Place::Call, [other, other]),
+    };
+    let host = Host::start_with(PROVOKE)?;
     {
         let kvm = host.open()?;
         let machine = Machine::new(&kvm)?;
-        let mut vcpu = machine.vcpu(0)?;
-        vcpu.start(Program::Spin, &[])?;
-        let channel = vcpu.channel();
-        let runner = Runner::start(vcpu, |vcpu| Ok(vcpu.run()))?;
-        poll(|| channel.progress() != 0).context("the guest does not run")?;
-        provoke()?;
-        let (mut vcpu, exit) = runner.join().context("the running vCPU")?;
-        ensure!(matches!(exit, Exit::Failed(_)), "KVM_RUN: {exit:x?}");
-        let again = vcpu.run();
-        ensure!(
-            matches!(again, Exit::Failed(_)),
-            "KVM_RUN again: {again:x?}"
-        );
-        note(format!("KVM_RUN: {exit:?}, then {again:?}"));
+        let runners = [
+            spin_on(machine.vcpu(0)?, homes[0])?,
+            spin_on(machine.vcpu(1)?, homes[1])?,
+        ];
+        let mut kernel_log = Log::from_now()?;
+        match place {
+            Where::Switch(at) => kind.arm(at)?,
+            Where::CallHere | Where::CallElsewhere => kind.provoke(cpu)?,
+        }
+        for runner in runners {
+            let (mut vcpu, exit) = runner.join()?;
+            let again = vcpu.run();
+            let failed = Exit::Failed(Errno::EIO);
+            ensure!(
+                exit == failed && again == failed,
+                "KVM_RUN: {exit:x?}, again: {again:x?}"
+            );
+        }
+        let lines = kernel_log.eltwo()?;
+        fault::expect_contained(cpu, &lines)?;
+        let report = kind.check_report(cpu, at, &lines)?;
+        if at != Place::Call {
+            host_is_whole(cpu, &lines)?;
+        }
+        refused(&kvm, &machine)?;
+        if cpu == 0 && kind.name == "assertion" {
+            note(&report);
+        }
     }
-    recovers(host)
+    host.end()
+}
+
+/// The module has compared what it had of EL1's registers before the switch with what is there after it.
+fn host_is_whole(cpu: usize, kernel_log: &[String]) -> Result<()> {
+    let start = format!("CPU{cpu}: EL1 registers of the host: ");
+    let line = kernel_log
+        .iter()
+        .find_map(|line| line.strip_prefix(&start))
+        .with_context(|| format!("no comparison of EL1's registers: {kernel_log:?}"))?;
+    ensure!(line == "25 equal, 0 different", "{line}: {kernel_log:?}");
+    Ok(())
+}
+
+/// A VM that is there does nothing any more, and there are no new ones and no new vCPUs.
+fn refused(kvm: &Kvm, machine: &Machine) -> Result<()> {
+    let errors = [
+        kvm.create_vm().err(),
+        machine.vm.create_vcpu(2).err(),
+        machine
+            .vm
+            .get_preferred_target(&mut Default::default())
+            .err(),
+    ];
+    ensure!(
+        errors
+            .iter()
+            .all(|error| { error.is_some_and(|error| error.errno() == libc::EIO) }),
+        "a new VM, a new vCPU, a question to the VM: {errors:?}"
+    );
+    Ok(())
+}
+
+/// The switch itself, which is assembly and has no stack, takes the exception: it loads FP registers that it has not been given.
+fn fp_trap() -> Result<()> {
+    const EC_FP: u64 = 0x07;
+    for cpu in cpu::online()? {
+        let host = Host::start_with(FAIL_IN_SWITCH)?;
+        {
+            let kvm = host.open()?;
+            let machine = Machine::new(&kvm)?;
+            let mut vcpu = machine.vcpu(0)?;
+            vcpu.start(Program::Compute, &[BASE + image::FREE, 8, 1, 1])?;
+            let mut kernel_log = Log::from_now()?;
+            let exit = cpu::on(cpu, || Ok(vcpu.run()))?;
+            ensure!(exit == Exit::Failed(Errno::EIO), "KVM_RUN: {exit:x?}");
+            let lines = kernel_log.eltwo()?;
+            fault::expect_contained(cpu, &lines)?;
+            let text = debugfs::read("log")?;
+            let head = format!("cpu {cpu} vector 0x200: FP/SIMD trap with the guest of 0x");
+            let esr = fault::value(&text, "ESR_EL2")?;
+            let functions = fault::backtrace(&text)?;
+            ensure!(
+                text.starts_with(&head)
+                    && esr >> 26 == EC_FP
+                    && functions.len() == 1
+                    && functions[0].function.as_deref() == Some("eltwo_run_vcpu"),
+                "{text}"
+            );
+            refused(&kvm, &machine)?;
+        }
+        host.end()?;
+    }
+    works_again()
 }
 
 fn idle() -> Result<()> {
-    let host = Host::start()?;
+    let host = Host::start_with(PROVOKE)?;
     {
         let kvm = host.open()?;
         let machine = Machine::new(&kvm)?;
         let mut vcpu = machine.vcpu(0)?;
         ensure!(vcpu.call(Program::Hello, &[])? == 0x600d, "wrong result");
-        provoke()?;
+        KINDS[0].provoke(*cpu::online()?.last().context("no CPU")?)?;
         vcpu.start(Program::Hello, &[])?;
         let exit = vcpu.run();
         ensure!(matches!(exit, Exit::Failed(_)), "KVM_RUN: {exit:x?}");
@@ -118,5 +257,7 @@ fn idle() -> Result<()> {
             "removing a slot: {error:#}"
         );
     }
-    recovers(host)
+    host.end().context("rmmod after the fault")?;
+    ensure!(!module::is_loaded()?, "still loaded");
+    works_again()
 }
