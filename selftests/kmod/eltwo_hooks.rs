@@ -38,7 +38,8 @@ use kernel::{
         c_int,
         c_ulong, //
     },
-    fmt, new_mutex,
+    fmt,
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -126,8 +127,7 @@ static NOTIFIERS: Atomic<u64> = Atomic::new(0);
 /// Most entries of a list; one with more has no end.
 const LONGEST_LIST: u64 = 4096;
 
-type Callback =
-    unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int;
+type Callback = unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mut c_void) -> c_int;
 
 /// `CPU_PM_ENTER` of `enum cpu_pm_event`.
 const CPU_PM_ENTER: c_ulong = 0;
