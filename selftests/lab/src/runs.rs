@@ -11,6 +11,8 @@ use crate::vm::{
     Spec, //
 };
 
+mod hooks;
+
 /// Words of every kernel command line: results need the console only if something goes wrong.
 const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
 
@@ -371,22 +373,13 @@ pub const RUNS: &[Run] = &[
         timeout: Duration::from_secs(600),
         ..BASE
     },
-    Run {
-        name: "hooks",
-        cpus: 3,
-        tests: &["hooks"],
-        timeout: Duration::from_secs(900),
-        ..BASE
-    },
-    Run {
-        name: "hooks-asleep",
-        cpus: 3,
-        // The less memory there is, the sooner the kernel has made room for an image.
-        memory_mib: 512,
-        tests: &["hooks_asleep"],
-        timeout: Duration::from_secs(900),
-        ..BASE
-    },
+    hooks::HOOKS,
+    hooks::HOOKS_ASLEEP,
+    hooks::HIBERNATE,
+    hooks::CPUIDLE,
+    hooks::KEXEC_GUEST,
+    hooks::REBOOT_GUEST,
+    hooks::SHUTDOWN_GUEST,
     // For a short while, with a seed that is always the same.
     SOAK,
     Run {
@@ -484,15 +477,6 @@ pub const RUNS: &[Run] = &[
         ..BASE
     },
     Run {
-        name: "hibernate",
-        cpus: 3,
-        tests: &["hibernate"],
-        words: &[KVM_OFF, "eltwo.resume=1"],
-        end: End::Hibernate,
-        timeout: Duration::from_secs(900),
-        ..BASE
-    },
-    Run {
         name: "kexec",
         tests: &["kexec"],
         end: End::Kexec,
@@ -520,31 +504,6 @@ pub const RUNS: &[Run] = &[
     Run {
         name: "shutdown",
         tests: &["shutdown_paths"],
-        ..BASE
-    },
-    Run {
-        name: "cpuidle",
-        cpus: 3,
-        gic: Gic::V2,
-        idle_states: true,
-        tests: &["cpuidle"],
-        ..BASE
-    },
-    Run {
-        name: "kexec-guest",
-        tests: &["kexec_with_guest"],
-        end: End::Kexec,
-        ..BASE
-    },
-    Run {
-        name: "reboot-guest",
-        tests: &["reboot_with_guest"],
-        end: End::Reboot,
-        ..BASE
-    },
-    Run {
-        name: "shutdown-guest",
-        tests: &["shutdown_with_guest"],
         ..BASE
     },
     Run {

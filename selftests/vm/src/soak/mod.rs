@@ -120,14 +120,14 @@ pub struct Soak<'a> {
 impl<'a> Soak<'a> {
     /// The steps, and how often each comes among all. What takes seconds comes seldom.
     const STEPS: [(usize, Step<Self>); 10] = [
-        (40, Self::move_a_cpu),
-        (12, Self::load_or_unload),
-        (12, Self::nap),
-        (16, Self::start_a_vm),
-        (4, Self::kill_one),
-        (10, Self::send_a_signal),
-        (3, Self::want_memory),
-        (2, Self::storm),
+        (60, Self::move_cpus),
+        (28, Self::load_or_unload),
+        (10, Self::nap),
+        (8, Self::start_a_vm),
+        (3, Self::kill_one),
+        (6, Self::send_a_signal),
+        (1, Self::want_memory),
+        (4, Self::storm),
         (1, Self::suspend),
         (1, Self::syscore),
     ];
@@ -194,11 +194,13 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
-    fn move_a_cpu(&mut self) -> Result<()> {
-        let cpu = self.random.pick(&self.cpus);
-        let on = cpu::online()?.contains(&cpu);
-        cpu::set_online(cpu, !on)?;
-        self.counts.transitions.fetch_add(1, Relaxed);
+    fn move_cpus(&mut self) -> Result<()> {
+        for _ in 0..=self.random.below(6) {
+            let cpu = self.random.pick(&self.cpus);
+            let on = cpu::online()?.contains(&cpu);
+            cpu::set_online(cpu, !on)?;
+            self.counts.transitions.fetch_add(1, Relaxed);
+        }
         Ok(())
     }
 
