@@ -26,6 +26,7 @@ use core::{
 };
 
 use kernel::{
+    ffi::c_int,
     new_mutex,
     new_spinlock,
     page::Page,
@@ -251,6 +252,21 @@ impl RunPage {
     }
 }
 
+/// Takes a mutex; not 0 if the process is being killed.
+///
+/// # Safety
+///
+/// `mutex` is initialised; process context.
+unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
+    #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+    // SAFETY: By the contract.
+    return unsafe { bindings::mutex_lock_killable(mutex) };
+    // With lockdep the function is a macro around one that also takes a subclass and an outer lock.
+    #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+    // SAFETY: By the contract; no outer lock.
+    return unsafe { bindings::_mutex_lock_killable(mutex, 0, ptr::null_mut()) };
+}
+
 /// See the module.
 #[pin_data]
 pub(crate) struct Vcpu {
@@ -346,7 +362,7 @@ impl Vcpu {
             .cast_mut()
             .cast::<bindings::mutex>();
         // SAFETY: A `Mutex` begins with the kernel's mutex (`Lock::from_raw` relies on the same), and it is initialised.
-        if unsafe { bindings::mutex_lock_killable(raw) } != 0 {
+        if unsafe { mutex_lock_killable(raw) } != 0 {
             return Err(EINTR);
         }
         // SAFETY: The mutex has just been taken.
