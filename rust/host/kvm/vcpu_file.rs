@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     bindings,
+    host::inject,
     THIS_MODULE, //
 };
 
@@ -78,8 +79,11 @@ pub(crate) fn create(vm: &Arc<Vm>, id: c_ulong) -> Result<c_int> {
 }
 
 fn new_file(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<c_int> {
+    inject::step("the name of the file of a vCPU")?;
     let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", vcpu.id()))?;
-    let owner = KBox::into_raw(KBox::new(Owner { vm, vcpu }, GFP_KERNEL_ACCOUNT)?);
+    let owner = KBox::new(Owner { vm, vcpu }, inject::account("the owner of a vCPU")?)?;
+    inject::step("the file of a vCPU")?;
+    let owner = KBox::into_raw(owner);
     // SAFETY: The name is copied, the operations live as long as the module, which the file keeps loaded.
     let fd = unsafe {
         bindings::anon_inode_getfd(

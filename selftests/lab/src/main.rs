@@ -28,6 +28,8 @@ mod runs;
 mod sandbox;
 mod session;
 mod setup;
+#[cfg(test)]
+mod steps;
 mod symvers;
 mod ui;
 mod verdict;

@@ -7,6 +7,7 @@ mod cpu_hotplug_kselftest;
 mod fail_at;
 mod guest_bad_input;
 mod guest_basic;
+mod guest_fail_nth;
 mod guest_fault;
 mod guest_lifetime;
 mod guest_memory;
@@ -26,6 +27,7 @@ mod kdump_second;
 mod kexec;
 mod kexec_second;
 mod kvm_selftests;
+mod load_failslab;
 mod load_unload;
 mod load_unload_100;
 mod machine;
@@ -100,7 +102,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 42] = [
+pub const PROGRAMS: [Program; 45] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -120,6 +122,9 @@ pub const PROGRAMS: [Program; 42] = [
     special("bench_guests", 900, bench::guests::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
+    special("guest_fail_nth", 600, guest_fail_nth::test),
+    special("guest_failslab", 1200, guest_fail_nth::by_kernel),
+    special("load_failslab", 1200, load_failslab::test),
     special("guest_fault", 300, guest_fault::test),
     special("guest_lifetime", 300, guest_lifetime::test),
     special("guest_memory", 300, guest_memory::test),
