@@ -47,6 +47,7 @@ static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 //! var context_tracking_key
 //! var context_tracking
 //! type context_tracking
+//! function __ct_user_(enter|exit)
 
 /* Lockdep's books about interrupts, where the kernel keeps them. */
 #include <linux/irqflags.h>

@@ -70,6 +70,10 @@ module! {
             default: 0,
             description: "Testing: the step of loading that is to fail (0: none; see rust/host/inject.rs)",
         },
+        fail_nth: u32 {
+            default: 0,
+            description: "Testing: which of the steps that may fail is to fail (0: none; see rust/host/inject.rs)",
+        },
         fail_cpu: u32 {
             default: 0,
             description: "Testing: the CPU on which it is to fail, if it is a step of a CPU",
@@ -141,6 +145,7 @@ impl Active {
 
 impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        inject::start();
         let active = Active::new()?;
         inject::check(Step::Debugfs)?;
         let system = System::new(active.service.clone())?;

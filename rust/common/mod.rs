@@ -17,6 +17,7 @@ pub mod guest;
 pub mod idreg;
 pub mod layout;
 pub mod mmio;
+pub mod nth;
 pub mod pgds;
 pub mod pgtable;
 pub mod pool;

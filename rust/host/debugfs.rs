@@ -12,6 +12,7 @@
 //! | `provoke` | only with the parameter `provoke=1`; write: the name of an exception to take at EL2 on the writer's CPU, or that and where the next switch to a guest is to take it; read: the names |
 //! | `vms` | what VMs take, and a line for each |
 //! | `stage2` | the stage-2 tables of each VM |
+//! | `fail_nth` | write: which of the steps from now on is to fail; read: that, and how many were taken; only if the module was loaded with `fail_nth` |
 //! | `log` | the exceptions that were taken at EL2 |
 
 use core::{
@@ -107,18 +108,16 @@ unsafe impl Sync for Directory {}
 impl Directory {
     /// Creates it. Without debugfs in the kernel there is none, which is no error.
     pub(crate) fn new(system: Arc<System>) -> Result<Self> {
-        let files = KBox::pin_init(
-            pin_init!(Files {
-                service: system.service.clone(),
-                system,
-                last_call <- new_mutex!([0; 5]),
-            }),
-            GFP_KERNEL,
-        )?;
+        let files = pin_init!(Files {
+            service: system.service.clone(),
+            system,
+            last_call <- new_mutex!([0; 5]),
+        });
+        let files = inject::loading("the files in debugfs", |flags| KBox::pin_init(files, flags))?;
         // SAFETY: The name is a string; no parent is the root of debugfs.
         let dentry = unsafe { bindings::debugfs_create_dir(c"eltwo".as_char_ptr(), null_mut()) };
         let data = NonNull::from(&*files).as_ptr().cast::<c_void>();
-        for (name, mode, operations) in [
+        let files_always = [
             (c"cpus", 0o400, &CPUS),
             (c"pool", 0o400, &POOL),
             (c"tables", 0o400, &TABLES),
@@ -127,11 +126,14 @@ impl Directory {
             (c"vms", 0o400, &VMS),
             (c"stage2", 0o400, &STAGE2),
             (c"hypercall", 0o600, &HYPERCALL),
-            (c"provoke", 0o600, &PROVOKE),
-        ] {
-            if ptr::eq(operations, &PROVOKE) && !inject::provoke() {
-                continue;
-            }
+        ];
+        let for_tests = [
+            (inject::is_on(), (c"fail_nth", 0o600, &FAIL_NTH)),
+            (inject::provoke(), (c"provoke", 0o600, &PROVOKE)),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, file)| wanted.then_some(file));
+        for (name, mode, operations) in Iterator::chain(files_always.into_iter(), for_tests) {
             // SAFETY: The operations are static and fit the data, which outlives the directory. An error pointer as the
             // parent is accepted, and nothing is created then.
             unsafe {
@@ -248,6 +250,7 @@ operations!(VMS, show_vms, read_only);
 operations!(STAGE2, show_stage2, read_only);
 operations!(HYPERCALL, show_hypercall, do_hypercall);
 operations!(PROVOKE, show_provoke, do_provoke);
+operations!(FAIL_NTH, show_fail_nth, set_fail_nth);
 
 fn read_only(_: &Files, _: &mut UserSliceReader) -> Result {
     Err(EPERM)
@@ -377,8 +380,9 @@ fn show_hypercall(files: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
-    let bytes = read_bytes(reader)?;
-    let text = core::str::from_utf8(&bytes).map_err(|_| EINVAL)?;
+    let mut room = [0; LONGEST_WRITE];
+    let bytes = read_bytes(reader, &mut room)?;
+    let text = core::str::from_utf8(bytes).map_err(|_| EINVAL)?;
     let mut words = text.split_ascii_whitespace();
     let name = words.next().ok_or(EINVAL)?;
     let number = Call::ALL
@@ -405,8 +409,9 @@ fn show_provoke(_: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {
-    let bytes = read_bytes(reader)?;
-    let text = core::str::from_utf8(&bytes).map_err(|_| EINVAL)?;
+    let mut room = [0; LONGEST_WRITE];
+    let bytes = read_bytes(reader, &mut room)?;
+    let text = core::str::from_utf8(bytes).map_err(|_| EINVAL)?;
     let mut words = text.split_ascii_whitespace();
     let name = words.next().ok_or(EINVAL)?;
     let place = words.next().unwrap_or("call");
@@ -430,14 +435,27 @@ fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {
         .map(drop)
 }
 
+fn show_fail_nth(_: &Files, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (nth, taken) = inject::progress();
+    writeln!(f, "fail_nth: {nth}")?;
+    writeln!(f, "steps_taken: {taken}")
+}
+
+fn set_fail_nth(_: &Files, reader: &mut UserSliceReader) -> Result {
+    let mut room = [0; LONGEST_WRITE];
+    let bytes = read_bytes(reader, &mut room)?;
+    let text = core::str::from_utf8(bytes).map_err(|_| EINVAL)?;
+    inject::fail_nth(text.trim_ascii().parse().map_err(|_| EINVAL)?);
+    Ok(())
+}
+
 /// The bytes that were written.
-fn read_bytes(reader: &mut UserSliceReader) -> Result<KVec<u8>> {
-    let length = reader.len();
-    if length > LONGEST_WRITE {
-        return Err(EINVAL);
-    }
-    let mut bytes = KVec::new();
-    reader.clone_reader().read_all(&mut bytes, GFP_KERNEL)?;
+fn read_bytes<'a>(
+    reader: &mut UserSliceReader,
+    room: &'a mut [u8; LONGEST_WRITE],
+) -> Result<&'a [u8]> {
+    let bytes = room.get_mut(..reader.len()).ok_or(EINVAL)?;
+    reader.clone_reader().read_slice(bytes)?;
     Ok(bytes)
 }
 

@@ -30,6 +30,7 @@ use kernel::{
 
 use super::{
     cpu::State,
+    inject,
     service::Service, //
 };
 use crate::bindings;
@@ -87,6 +88,7 @@ pub(crate) struct Hotplug(());
 impl Hotplug {
     /// Brings all online CPUs up. If one refuses, those done are taken down again and its error is returned.
     pub(crate) fn new(service: &Service) -> Result<Self> {
+        inject::loading("the hotplug state", |_| Ok::<_, Error>(()))?;
         // SAFETY: The callbacks are of the right type and live as long as the module; `drop` removes the state.
         to_result(unsafe {
             bindings::__cpuhp_setup_state(
@@ -142,15 +144,15 @@ unsafe impl Sync for CpuPm {}
 impl CpuPm {
     /// Registers the notifier.
     pub(crate) fn new() -> Result<Self> {
-        let block = KBox::pin(
-            Opaque::new(bindings::notifier_block {
-                notifier_call: Some(cpu_pm_event),
-                ..Default::default()
-            }),
-            GFP_KERNEL,
-        )?;
-        // SAFETY: The block is pinned and lives until `drop` has unregistered it.
-        to_result(unsafe { bindings::cpu_pm_register_notifier(block.get()) })?;
+        let block = Opaque::new(bindings::notifier_block {
+            notifier_call: Some(cpu_pm_event),
+            ..Default::default()
+        });
+        let block = inject::loading("the CPU PM notifier", |flags| KBox::pin(block, flags))?;
+        inject::loading("the registration of the CPU PM notifier", |_| {
+            // SAFETY: The block is pinned and lives until `drop` has unregistered it.
+            to_result(unsafe { bindings::cpu_pm_register_notifier(block.get()) })
+        })?;
         Ok(Self(block))
     }
 }
@@ -201,14 +203,12 @@ static SYSCORE_OPS: bindings::syscore_ops = bindings::syscore_ops {
 impl Syscore {
     /// Registers the operations.
     pub(crate) fn new() -> Result<Self> {
-        let block = KBox::pin(
-            Opaque::new(bindings::syscore {
-                node: Default::default(),
-                ops: &SYSCORE_OPS,
-                data: null_mut(),
-            }),
-            GFP_KERNEL,
-        )?;
+        let block = Opaque::new(bindings::syscore {
+            node: Default::default(),
+            ops: &SYSCORE_OPS,
+            data: null_mut(),
+        });
+        let block = inject::loading("the syscore operations", |flags| KBox::pin(block, flags))?;
         // SAFETY: The block is pinned and lives until `drop` has unregistered it.
         unsafe { bindings::register_syscore(block.get()) };
         Ok(Self(block))

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Host: fault injection, so that the way back from every step of loading can be tested.
+//! Host: fault injection, so that the way back from every step that may fail can be tested.
 //!
-//! `insmod eltwo.ko fail_at=N` makes step N of loading fail as if the kernel or the machine had refused it;
-//! `fail_cpu=C` (default 0) names the CPU for steps that every CPU takes. Steps have the numbers below; a number behind
-//! the last one fails nothing. Numbers from 100 on are not about loading: they spoil something that happens later.
+//! Two ways to name the step that fails as if the kernel or the machine had refused it:
+//!
+//! - `insmod eltwo.ko fail_at=N` names a step of loading by its number below; `fail_cpu=C` (default 0) names the CPU for
+//!   steps that every CPU takes. Numbers from 100 on are not about loading: they spoil something that happens later.
+//! - `insmod eltwo.ko fail_nth=N` has the N-th step fail, whatever it is: of loading, or later of the calls of user space.
+//!   A module that is loaded so has the file `fail_nth` in debugfs. It is told another N, from when on steps are counted
+//!   anew, and shows N and how many steps were taken.
+//!
+//! So that no step is forgotten, the flags of all of the module's allocations come from here (`make check` looks for
+//! others), and whoever asks the kernel for anything else that it may refuse passes [`step`] first.
 //!
 //! `provoke=1` allows exceptions to be taken at EL2 on purpose: there is `debugfs/eltwo/provoke` then, and EL2 obeys.
 
@@ -13,7 +20,10 @@ use core::sync::atomic::{
     Ordering, //
 };
 
-use kernel::prelude::*;
+use kernel::{
+    alloc::Flags,
+    prelude::*, //
+};
 
 use super::{
     parameter,
@@ -30,9 +40,13 @@ use crate::{
             flags,
             GuestConfig, //
         },
+        nth::NthFailure,
     },
     module_parameters, //
 };
+
+/// What `fail_nth` counts.
+static NTH: NthFailure = NthFailure::off();
 
 /// The steps of loading. Their numbers are what users know them by, and roughly their order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,26 +86,77 @@ pub(crate) enum Step {
     GuestSwitch = 100,
 }
 
-/// Fails if this is the step that `fail_at` names.
-pub(crate) fn check(step: Step) -> Result {
-    if parameter::<u32>(module_parameters::fail_at.value()) == step as u32 {
-        pr_warn!("fail_at={}: this step fails on request\n", step as u32);
-        return Err(match step {
-            Step::PoolFirstChunk
-            | Step::PoolNextChunk
-            | Step::BootTables
-            | Step::RuntimeTables
-            | Step::Contexts => ENOMEM,
+impl Step {
+    /// What it makes, for messages.
+    fn what(self) -> &'static str {
+        match self {
+            Self::PoolFirstChunk => "the first chunk of the pool",
+            Self::PoolNextChunk => "a further chunk of the pool",
+            Self::RamMap => "the map of RAM",
+            Self::Image => "the EL2 image",
+            Self::Layout => "the layout of EL2's addresses",
+            Self::BootTables => "the boot PGD",
+            Self::RuntimeTables => "the runtime PGD",
+            Self::Contexts => "the contexts of the CPUs",
+            Self::CpuPm => "the registration for CPU power management",
+            Self::Syscore => "the registration for suspend and shutdown",
+            Self::CpuAdmit => "the admission of a CPU",
+            Self::CpuSave => "reading the registers of a CPU",
+            Self::CpuInit => "init of a CPU",
+            Self::CpuVerify => "the first call of a CPU",
+            Self::Debugfs => "the files in debugfs",
+            Self::GuestSwitch => "the switch to a guest",
+        }
+    }
+
+    fn errno(self) -> Error {
+        match self {
+            Self::PoolFirstChunk
+            | Self::PoolNextChunk
+            | Self::BootTables
+            | Self::RuntimeTables
+            | Self::Contexts => ENOMEM,
             _ => EIO,
-        });
+        }
+    }
+}
+
+/// Begins to count, if `fail_nth` says so. To be called when loading begins: the count outlives a failed attempt's memory
+/// nowhere, as the module is then unloaded.
+pub(crate) fn start() {
+    NTH.arm(parameter::<u32>(module_parameters::fail_nth.value()));
+}
+
+/// Whether this module was loaded to have steps fail.
+pub(crate) fn is_on() -> bool {
+    parameter::<u32>(module_parameters::fail_nth.value()) != 0
+}
+
+/// From now on step number `nth` fails; 0 for none.
+pub(crate) fn fail_nth(nth: u32) {
+    NTH.arm(nth);
+}
+
+/// The number of the step that fails, and how many were taken.
+pub(crate) fn progress() -> (u32, u32) {
+    (NTH.nth(), NTH.taken())
+}
+
+/// Fails if `fail_at` or `fail_nth` name this step.
+pub(crate) fn check(step: Step) -> Result {
+    let named = parameter::<u32>(module_parameters::fail_at.value()) == step as u32;
+    if named || NTH.fails() {
+        pr_warn!("{}: this step fails on request\n", step.what());
+        return Err(step.errno());
     }
     Ok(())
 }
 
-/// As [`check`], for a step that `cpu` takes.
+/// As [`check`], for a step that `cpu` takes. Nothing may be printed here.
 pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
-    let wanted = parameter::<u32>(module_parameters::fail_at.value()) == step as u32;
-    if wanted && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu {
+    let named = parameter::<u32>(module_parameters::fail_at.value()) == step as u32
+        && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu;
+    if named || NTH.fails() {
         Err(Trouble::Injected)
     } else {
         Ok(())
@@ -100,7 +165,7 @@ pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
 
 /// Whether exceptions may be taken at EL2 on purpose.
 pub(crate) fn provoke() -> bool {
-    *module_parameters::provoke.value() != 0
+    parameter::<u32>(module_parameters::provoke.value()) != 0
 }
 
 /// What [`arm`] was told: 0 for nothing, else the flag in bits 15:8 and the way, plus one, in bits 7:0.
@@ -173,4 +238,50 @@ impl Injected {
             ARMED.store(self.order, Ordering::Relaxed);
         }
     }
+/// Makes way for `what`, which the kernel may refuse. May sleep.
+///
+/// # Errors
+///
+/// `ENOMEM` if `fail_nth` names this step.
+pub(crate) fn step(what: &'static str) -> Result {
+    if NTH.fails() {
+        pr_warn!("{what}: this step fails on request\n");
+        return Err(ENOMEM);
+    }
+    Ok(())
+}
+
+/// The flags of an allocation for `what`, which is the module's own.
+///
+/// # Errors
+///
+/// As [`step`].
+pub(crate) fn kernel(what: &'static str) -> Result<Flags> {
+    step(what).map(|()| GFP_KERNEL)
+}
+
+/// The flags of an allocation for `what`, which is accounted to the process that asked for it.
+///
+/// # Errors
+///
+/// As [`step`].
+pub(crate) fn account(what: &'static str) -> Result<Flags> {
+    step(what).map(|()| GFP_KERNEL_ACCOUNT)
+}
+
+/// A step of loading that makes `what`: `make` gets the flags for its allocations. If it fails, on request or not, the
+/// log names it.
+pub(crate) fn loading<T, E>(
+    what: &'static str,
+    make: impl FnOnce(Flags) -> Result<T, E>,
+) -> Result<T>
+where
+    Error: From<E>,
+{
+    kernel(what)
+        .and_then(|flags| make(flags).map_err(Error::from))
+        .inspect_err(|error| match *error {
+            ENOMEM => pr_err!("refused: no memory for {what}; free some, and load again\n"),
+            error => pr_err!("refused: {what}: error {}\n", error.to_errno()),
+        })
 }

@@ -246,7 +246,9 @@ impl HostPool {
 
 /// Reserves `pages` pages in as few chunks as the kernel can give; the first has at least `first_least` pages.
 fn reserve_chunks(pages: u64, first_least: u64, granule: Granule) -> Result<KVec<Chunk>> {
-    let mut chunks = KVec::with_capacity(MAX_CHUNKS, GFP_KERNEL)?;
+    let mut chunks = inject::loading("the list of the pool's chunks", |flags| {
+        KVec::with_capacity(MAX_CHUNKS, flags)
+    })?;
     let mut left = pages;
     let mut try_pages = left.min(LARGEST_CHUNK_PAGES);
     while left != 0 {

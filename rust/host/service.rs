@@ -136,22 +136,20 @@ impl Service {
         inject::check(Step::Contexts)?;
         let cpus = prepare_cpus(&image, &tables, &pool)?;
         clean_image(&machine, &image);
-        Arc::pin_init(
-            pin_init!(Self {
-                machine,
-                image,
-                tables,
-                cpus,
-                closed: Atomic::new(false),
-                failed: Atomic::new(false),
-                unsettled: Atomic::new(false),
-                stale: Atomic::new(false),
-                log <- new_mutex!(FaultLog::default()),
-                contexts <- new_mutex!(Chunks::default()),
-                pool,
-            }),
-            GFP_KERNEL,
-        )
+        let service = pin_init!(Self {
+            machine,
+            image,
+            tables,
+            cpus,
+            closed: Atomic::new(false),
+            failed: Atomic::new(false),
+            unsettled: Atomic::new(false),
+            stale: Atomic::new(false),
+            log <- new_mutex!(FaultLog::default()),
+            contexts <- new_mutex!(Chunks::default()),
+            pool,
+        });
+        inject::loading("the service", |flags| Arc::pin_init(service, flags))
     }
 
     /// The CPU that this runs on.
@@ -323,7 +321,9 @@ fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVVec
     let layout = tables.layout();
     let trampoline = layout.trampoline().first().raw();
     let shared_va = layout.linear_va(pool.shared_pa()?).ok_or(EFAULT)?;
-    let mut cpus = KVVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
+    let mut cpus = inject::loading("the list of CPUs", |flags| {
+        KVVec::with_capacity(nr_cpu_ids() as usize, flags)
+    })?;
     for number in 0..nr_cpu_ids() {
         let stack = layout.stack(number).ok_or(EFAULT)?;
         let place = layout.context(number).ok_or(EFAULT)?.first();
@@ -351,7 +351,8 @@ fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVVec
             .checked_add(offset_of!(CpuContext, boot) as u64)
             .ok_or(EFAULT)?;
         // SAFETY: The page belongs to this CPU alone, and the pool outlives the list of CPUs.
-        cpus.push(unsafe { Cpu::new(number, context, boot_pa) }, GFP_KERNEL)?;
+        cpus.push_within_capacity(unsafe { Cpu::new(number, context, boot_pa) })
+            .map_err(|_| ENOMEM)?;
     }
     Ok(cpus)
 }

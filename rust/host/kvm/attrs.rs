@@ -50,7 +50,10 @@ use crate::{
         Action,
         Filter, //
     },
-    host::probe, //
+    host::{
+        inject,
+        probe, //
+    },
 };
 
 /// What KVM_ENABLE_CAP has switched on, and what else has happened to a VM. One bit each.
@@ -220,7 +223,8 @@ impl VmArch {
         if !filter.is_free(&config.filters) {
             return Err(EEXIST);
         }
-        config.filters.push(filter, GFP_KERNEL_ACCOUNT)?;
+        let flags = inject::account("a filter of SMCCC functions")?;
+        config.filters.push(filter, flags)?;
         self.set(Flag::Filtered);
         Ok(())
     }

@@ -26,7 +26,10 @@ use kernel::{
 
 use crate::{
     bindings,
-    host::linear, //
+    host::{
+        inject,
+        linear, //
+    },
 };
 
 /// Most zones, and most eventfds besides them, as the uAPI has it (`NR_IOBUS_DEVS`).
@@ -88,6 +91,7 @@ impl EventFd {
     ///
     /// `EBADF`, `EINVAL` if `fd` is none.
     fn new(fd: i32) -> Result<Self> {
+        inject::step("the reference to an eventfd")?;
         // SAFETY: Any number may be asked for.
         let context = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
         NonNull::new(context).map(Self).ok_or(EBADF)
@@ -202,7 +206,8 @@ impl Bus {
     ///
     /// `ENOMEM`.
     pub(super) fn new() -> Result<impl PinInit<Self>> {
-        let ring = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let flags = inject::account("the ring of coalesced MMIO")?;
+        let ring = Page::alloc_page(flags | __GFP_ZERO)?;
         Ok(pin_init!(Self {
             count: AtomicUsize::new(0),
             listeners <- new_spinlock!(Listeners {
@@ -319,7 +324,7 @@ impl Bus {
             }
             let wanted = listeners.doorbells.len() * 2 + 4;
             drop(listeners);
-            room = KVec::with_capacity(wanted, GFP_KERNEL_ACCOUNT)?;
+            room = KVec::with_capacity(wanted, inject::account("the list of ioeventfds")?)?;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -372,7 +377,7 @@ impl Bus {
             }
             let wanted = listeners.zones.len() * 2 + 4;
             drop(listeners);
-            room = KVec::with_capacity(wanted, GFP_KERNEL_ACCOUNT)?;
+            room = KVec::with_capacity(wanted, inject::account("the list of coalesced zones")?)?;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -9,7 +9,10 @@ use core::ptr::NonNull;
 
 use kernel::prelude::*;
 
-use crate::bindings;
+use crate::{
+    bindings,
+    host::inject, //
+};
 
 /// Pages of a chunk, if the kernel has that many in a row: 2^this. There is one bit for each in a word.
 const CHUNK_ORDER: u32 = 6;
@@ -27,6 +30,7 @@ struct Chunk {
 impl Chunk {
     /// As large as the kernel has without trying hard; one page if it must be.
     fn new() -> Result<Self> {
+        inject::step("pages for contexts")?;
         let gfp = bindings::GFP_KERNEL_ACCOUNT | bindings::__GFP_NOWARN;
         let reluctant = 1 << bindings::___GFP_NORETRY_BIT;
         for order in (0..=CHUNK_ORDER).rev() {
@@ -84,7 +88,8 @@ impl Chunks {
         let page = match self.0.iter_mut().find_map(Chunk::take) {
             Some(page) => page,
             None => {
-                self.0.reserve(1, GFP_KERNEL)?;
+                self.0
+                    .reserve(1, inject::kernel("the list of pages for contexts")?)?;
                 let mut chunk = Chunk::new()?;
                 let page = chunk.take().ok_or(ENOMEM)?;
                 self.0.push_within_capacity(chunk).map_err(|_| ENOMEM)?;

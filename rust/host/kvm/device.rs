@@ -32,7 +32,10 @@ use super::{
 };
 use crate::{
     bindings,
-    host::THIS_MODULE, //
+    host::{
+        inject,
+        THIS_MODULE, //
+    },
 };
 
 /// KVMIO of the uAPI.
@@ -78,20 +81,21 @@ impl Device {
     ///
     /// `EBUSY` if somebody else has the minor number, `ENOMEM`.
     pub(crate) fn new(system: Arc<System>) -> Result<Self> {
-        let device = KBox::pin(
-            Registered {
-                misc: Opaque::new(bindings::miscdevice {
-                    minor: bindings::KVM_MINOR as c_int,
-                    name: c"kvm".as_char_ptr(),
-                    fops: &OPERATIONS.0,
-                    ..Default::default()
-                }),
-                system,
-            },
-            GFP_KERNEL,
-        )?;
-        // SAFETY: The device is pinned and lives until `drop` has unregistered it.
-        to_result(unsafe { bindings::misc_register(device.misc.get()) }).inspect_err(|error| {
+        let device = Registered {
+            misc: Opaque::new(bindings::miscdevice {
+                minor: bindings::KVM_MINOR as c_int,
+                name: c"kvm".as_char_ptr(),
+                fops: &OPERATIONS.0,
+                ..Default::default()
+            }),
+            system,
+        };
+        let device = inject::loading("the device", |flags| KBox::pin(device, flags))?;
+        inject::loading("the registration of /dev/kvm", |_| {
+            // SAFETY: The device is pinned and lives until `drop` has unregistered it.
+            to_result(unsafe { bindings::misc_register(device.misc.get()) })
+        })
+        .inspect_err(|error| {
             if *error == EBUSY {
                 pr_err!("refused: somebody else provides /dev/kvm; remove that module, or boot with kvm-arm.mode=none\n");
             }

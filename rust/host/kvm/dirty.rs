@@ -12,7 +12,10 @@ use kernel::{
     sync::Arc, //
 };
 
-use crate::common::slots::log_words;
+use crate::{
+    common::slots::log_words,
+    host::inject, //
+};
 
 /// One bit for each page of a slot, in words as user space gets them. Set by faults and cleared by ioctls, at any time.
 pub(crate) struct DirtyLog {
@@ -27,7 +30,8 @@ impl DirtyLog {
     /// `ENOMEM`.
     pub(super) fn new(pages: u64, all: bool) -> Result<Arc<Self>> {
         let count = usize::try_from(log_words(pages)).map_err(|_| ENOMEM)?;
-        let mut words = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let flags = inject::account("a dirty log")?;
+        let mut words = KVVec::with_capacity(count, flags)?;
         let last_bits = (pages % 64) as u32;
         for number in 0..count {
             let word = match (all, number + 1 == count, last_bits) {
@@ -35,9 +39,10 @@ impl DirtyLog {
                 (true, true, 1..) => (1 << last_bits) - 1,
                 (true, ..) => u64::MAX,
             };
-            words.push(AtomicU64::new(word), GFP_KERNEL_ACCOUNT)?;
+            words.push(AtomicU64::new(word), flags)?;
         }
-        Ok(Arc::new(Self { words }, GFP_KERNEL_ACCOUNT)?)
+        let flags = inject::account("the head of a dirty log")?;
+        Ok(Arc::new(Self { words }, flags)?)
     }
 
     /// Page `page` of the slot is dirty.

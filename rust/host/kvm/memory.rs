@@ -37,6 +37,7 @@ use crate::{
         GfnRange,
         Place, //
     },
+    host::inject,
 };
 
 /// Most pages of a slot: the calls for dirty pages count in 31 bits.
@@ -222,15 +223,13 @@ impl Vm {
         if logs {
             refuse_devices(&place)?;
         }
-        Ok(Arc::new(
-            Slot {
-                id,
-                place,
-                flags,
-                dirty,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?)
+        let slot = Slot {
+            id,
+            place,
+            flags,
+            dirty,
+        };
+        Ok(Arc::new(slot, inject::account("a slot")?)?)
     }
 
     fn create(&self, table: &mut SlotTable, new: Arc<Slot>) -> Result {
@@ -238,7 +237,8 @@ impl Vm {
         let room = self.stage2().lock().slots().wants_room();
         if let Some(room) = room {
             // Only who holds the mutex changes the slots, so this is still the right size afterwards.
-            let room = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
+            let flags = inject::account("the list of slots")?;
+            let room = KVVec::with_capacity(room, flags)?;
             let empty = self
                 .stage2()
                 .lock()
@@ -424,9 +424,10 @@ impl Vm {
         let mut reader = UserSlice::new(bitmap, words * size_of::<u64>()).reader();
         let first = (asked.first / 64) as usize;
         // All is read before anything is cleared: a fault must not leave half of it done.
-        let mut masks = KVVec::with_capacity(words, GFP_KERNEL_ACCOUNT)?;
+        let flags = inject::account("a copy of the bits of a dirty log")?;
+        let mut masks = KVVec::with_capacity(words, flags)?;
         for _ in 0..words {
-            masks.push(reader.read::<u64>()?, GFP_KERNEL_ACCOUNT)?;
+            masks.push(reader.read::<u64>()?, flags)?;
         }
         let mut cleaner = Cleaner::new(self, &slot, &log);
         for (offset, mask) in masks.iter().enumerate() {

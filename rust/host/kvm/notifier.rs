@@ -25,7 +25,8 @@ use kernel::{
 use super::stage2::Stage2;
 use crate::{
     bindings,
-    common::slots::GfnRange, //
+    common::slots::GfnRange,
+    host::inject, //
 };
 
 /// Follows the address space of the process that made the VM, for as long as it lives.
@@ -71,16 +72,15 @@ impl Notifier {
     ///
     /// `ENOMEM`, `EINTR`.
     pub(super) fn new(stage2: Arc<Stage2>) -> Result<Self> {
-        let block = KBox::pin(
-            Block {
-                notifier: Opaque::new(bindings::mmu_notifier {
-                    ops: &OPERATIONS.0,
-                    ..Default::default()
-                }),
-                stage2,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let block = Block {
+            notifier: Opaque::new(bindings::mmu_notifier {
+                ops: &OPERATIONS.0,
+                ..Default::default()
+            }),
+            stage2,
+        };
+        let block = KBox::pin(block, inject::account("the MMU notifier")?)?;
+        inject::step("the registration of the MMU notifier")?;
         // SAFETY: The current process is a user process, as it makes a system call. The block is pinned and lives until
         // `drop` has unregistered it.
         to_result(unsafe {

@@ -45,7 +45,10 @@ use crate::{
     },
     host::{
         cpu::State,
-        inject::Injected,
+        inject::{
+            self,
+            Injected, //
+        },
         timing::{
             self,
             IrqsMasked,
@@ -60,9 +63,10 @@ pub(crate) struct LastRan(KVec<AtomicU32>);
 impl LastRan {
     /// None ran yet.
     pub(crate) fn new() -> Result<Self> {
-        let mut last = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL_ACCOUNT)?;
+        let flags = inject::account("what ran last on each CPU")?;
+        let mut last = KVec::with_capacity(nr_cpu_ids() as usize, flags)?;
         for _ in 0..nr_cpu_ids() {
-            last.push(AtomicU32::new(u32::MAX), GFP_KERNEL_ACCOUNT)?;
+            last.push(AtomicU32::new(u32::MAX), flags)?;
         }
         Ok(Self(last))
     }

@@ -19,6 +19,7 @@ use crate::{
         GfnRange,
         Place, //
     },
+    host::inject,
 };
 
 /// Number of slots that user space can have, as KVM_CAP_NR_MEMSLOTS says.
@@ -175,8 +176,11 @@ impl SlotTable {
     ///
     /// `ENOMEM`.
     pub(super) fn reserve(&mut self, id: u16) -> Result {
-        while self.by_id.len() <= usize::from(id) {
-            self.by_id.push(None, GFP_KERNEL_ACCOUNT)?;
+        let missing = (usize::from(id) + 1).saturating_sub(self.by_id.len());
+        if missing > 0 {
+            let flags = inject::account("the table of slots")?;
+            self.by_id.reserve(missing, flags)?;
+            self.by_id.extend_with(missing, None, flags)?;
         }
         Ok(())
     }

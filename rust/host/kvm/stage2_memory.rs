@@ -24,7 +24,10 @@ use crate::{
             TableMemory, //
         },
     },
-    host::linear,
+    host::{
+        inject,
+        linear, //
+    },
 };
 
 /// Most tables that one fault can need: one of each level but the root.
@@ -41,6 +44,7 @@ unsafe impl Send for Pages {}
 
 impl Pages {
     fn new(order: u32) -> Result<Self> {
+        inject::step("a table of stage 2")?;
         // SAFETY: May sleep: the callers are in process context with no lock held.
         let page = unsafe {
             bindings::alloc_pages(bindings::GFP_KERNEL_ACCOUNT | bindings::__GFP_ZERO, order)

@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     bindings,
-    host::THIS_MODULE, //
+    host::{
+        inject,
+        THIS_MODULE, //
+    },
 };
 
 /// Size of a name (`KVM_STATS_NAME_SIZE`).
@@ -165,6 +168,7 @@ static OPERATIONS: Operations = Operations(bindings::file_operations {
 ///
 /// `ENOMEM`, `EMFILE`.
 pub(super) fn vm_file(vm: Arc<Vm>) -> Result<c_int> {
+    inject::step("the names of the statistics of a VM")?;
     let name = CString::try_from_fmt(fmt!("kvm-vm-stats"))?;
     let id = CString::try_from_fmt(fmt!("kvm-{}", kernel::current!().pid()))?;
     new_file(&name, &id, Subject::Vm(vm))
@@ -177,6 +181,7 @@ pub(super) fn vm_file(vm: Arc<Vm>) -> Result<c_int> {
 /// As [`vm_file`].
 pub(crate) fn vcpu_file(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<c_int> {
     let number = vcpu.id();
+    inject::step("the names of the statistics of a vCPU")?;
     let name = CString::try_from_fmt(fmt!("kvm-vcpu-stats:{number}"))?;
     let id = CString::try_from_fmt(fmt!("kvm-{}/vcpu-{number}", kernel::current!().pid()))?;
     new_file(&name, &id, Subject::Vcpu { vcpu, _vm: vm })
@@ -184,7 +189,9 @@ pub(crate) fn vcpu_file(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<c_int> {
 
 fn new_file(name: &CStr, id: &CStr, subject: Subject) -> Result<c_int> {
     let head = head(id, subject.names())?;
-    let stats = KBox::new(Stats { subject, head }, GFP_KERNEL_ACCOUNT)?;
+    let stats = Stats { subject, head };
+    let stats = KBox::new(stats, inject::account("the statistics of a file")?)?;
+    inject::step("the file with the statistics")?;
     // SAFETY: Nothing is passed but flags.
     let fd = unsafe { bindings::get_unused_fd_flags(bindings::O_CLOEXEC) };
     if fd < 0 {
@@ -227,8 +234,9 @@ fn head(id: &CStr, names: &[&CStr]) -> Result<KVVec<u8>> {
     let id_offset = header_bytes;
     let descriptors_offset = id_offset + NAME_BYTES;
     let data_offset = descriptors_offset + names.len() * size_of::<bindings::kvm_stats_desc>();
-    let mut head = KVVec::with_capacity(data_offset, GFP_KERNEL_ACCOUNT)?;
-    let mut put = |bytes: &[u8]| head.extend_from_slice(bytes, GFP_KERNEL_ACCOUNT);
+    let flags = inject::account("the header of statistics")?;
+    let mut head = KVVec::with_capacity(data_offset, flags)?;
+    let mut put = |bytes: &[u8]| head.extend_from_slice(bytes, flags);
     for word in [
         0,
         NAME_BYTES as u32,
@@ -289,11 +297,12 @@ unsafe extern "C" fn read(
     from_result(|| {
         let counters = stats.subject.counters();
         let bytes = stats.head.len() + counters.len() * size_of::<u64>();
-        let mut all = KVVec::with_capacity(bytes, GFP_KERNEL)?;
-        all.extend_from_slice(&stats.head, GFP_KERNEL)?;
+        let flags = inject::kernel("a copy of statistics")?;
+        let mut all = KVVec::with_capacity(bytes, flags)?;
+        all.extend_from_slice(&stats.head, flags)?;
         for counter in counters {
             let value = counter.load(Ordering::Relaxed);
-            all.extend_from_slice(&value.to_ne_bytes(), GFP_KERNEL)?;
+            all.extend_from_slice(&value.to_ne_bytes(), flags)?;
         }
         // SAFETY: By the contract; all of `all` is there.
         Ok(unsafe {

@@ -49,6 +49,7 @@ use crate::{
             self,
             IrqsOff, //
         },
+        inject,
         probe::{
             self,
             field, //
@@ -142,30 +143,30 @@ impl System {
         let user_geometry = user_pages::geometry(machine)?;
         let vmids = Vmids::new(wide_vmids)?;
         let granule = machine.granule;
-        Arc::pin_init(
-            pin_init!(Self {
-                format: Stage2 {
-                    fwb: config::fwb(),
-                    xnx: field(mmfr1, 28) != 0,
-                },
-                dic: probe::has_cap(bindings::ARM64_HAS_CACHE_DIC),
-                clean_twice: probe::has_cap(bindings::ARM64_WORKAROUND_4311569),
-                user_geometry,
-                granule,
-                output,
-                vtcr: vtcr::RES1
-                    | vtcr::WALKS_WBWA_IS
-                    | tg0
-                    | (pa_size << vtcr::PS_SHIFT)
-                    | vs
-                    | ds,
-                vmids,
-                table_pages: AtomicU64::new(0),
-                vms <- new_mutex!(KVec::new()),
-                service,
-            }),
-            GFP_KERNEL,
-        )
+        let system = pin_init!(Self {
+            format: Stage2 {
+                fwb: config::fwb(),
+                xnx: field(mmfr1, 28) != 0,
+            },
+            dic: probe::has_cap(bindings::ARM64_HAS_CACHE_DIC),
+            clean_twice: probe::has_cap(bindings::ARM64_WORKAROUND_4311569),
+            user_geometry,
+            granule,
+            output,
+            vtcr: vtcr::RES1
+                | vtcr::WALKS_WBWA_IS
+                | tg0
+                | (pa_size << vtcr::PS_SHIFT)
+                | vs
+                | ds,
+            vmids,
+            table_pages: AtomicU64::new(0),
+            vms <- new_mutex!(KVec::new()),
+            service,
+        });
+        inject::loading("what VMs have in common", |flags| {
+            Arc::pin_init(system, flags)
+        })
     }
 
     /// Makes room in the list for one more VM.
@@ -176,7 +177,10 @@ impl System {
     pub(super) fn list(&self, vm: &Vm) -> Result {
         self.vms
             .lock()
-            .push(Listed(ptr::from_ref(vm)), GFP_KERNEL)
+            .push(
+                Listed(ptr::from_ref(vm)),
+                inject::kernel("the list of VMs")?,
+            )
             .map_err(Error::from)
     }
 
@@ -373,15 +377,23 @@ impl Vmids {
             );
             return Err(ENODEV);
         }
-        let mut active = KVec::with_capacity(cpus, GFP_KERNEL)?;
+        let mut active = inject::loading("the VMIDs that CPUs use", |flags| {
+            KVec::with_capacity(cpus, flags)
+        })?;
         for _ in 0..cpus {
-            active.push(AtomicU64::new(0), GFP_KERNEL)?;
+            active
+                .push_within_capacity(AtomicU64::new(0))
+                .map_err(|_| ENOMEM)?;
         }
         let words = (generation.vmids() / 64) as usize;
         Ok(Self {
             books: UnsafeCell::new(Books::new(
-                KVVec::from_elem(0, words, GFP_KERNEL)?,
-                KVVec::from_elem(0, cpus, GFP_KERNEL)?,
+                inject::loading("the bitmap of VMIDs", |flags| {
+                    KVVec::from_elem(0, words, flags)
+                })?,
+                inject::loading("the VMIDs that stay reserved", |flags| {
+                    KVVec::from_elem(0, cpus, flags)
+                })?,
             )),
             generation,
             active,

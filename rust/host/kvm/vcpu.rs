@@ -26,6 +26,7 @@ use core::{
 };
 
 use kernel::{
+    ffi::c_int,
     new_mutex,
     new_spinlock,
     page::Page,
@@ -57,6 +58,7 @@ use crate::{
         guest::VcpuContext, //
     },
     host::{
+        inject,
         linear,
         service::Service, //
     },
@@ -147,7 +149,8 @@ struct KernelPage {
 
 impl KernelPage {
     fn new() -> Result<Self> {
-        let page = Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let flags = inject::account("the page that a vCPU shares with user space")?;
+        let page = Page::alloc_page(flags | __GFP_ZERO)?;
         // SAFETY: arm64 has no high memory: this is the page's address in the linear map, for as long as the page exists.
         let address = unsafe { bindings::kmap_local_page(page.as_ptr()) };
         Ok(Self {
@@ -181,6 +184,7 @@ impl ContextPage {
 
     /// Returns where the page is, and where EL2 sees it from now on.
     fn share(service: &Service, address: NonNull<u8>) -> Result<(u64, u64)> {
+        inject::step("sharing the context of a vCPU with EL2")?;
         let pa = linear::kern_to_phys(address).ok_or(EFAULT)?.raw();
         let [x0, x1, ..] = service.hypercall_anywhere(Call::Share as u64, [pa, 0, 0, 0])?;
         match Status::from_x0(x0) {
@@ -251,6 +255,21 @@ impl RunPage {
     }
 }
 
+/// Takes a mutex; not 0 if the process is being killed.
+///
+/// # Safety
+///
+/// `mutex` is initialised; process context.
+unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
+    #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+    // SAFETY: By the contract.
+    return unsafe { bindings::mutex_lock_killable(mutex) };
+    // With lockdep the function is a macro around one that also takes a subclass and an outer lock.
+    #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+    // SAFETY: By the contract; no outer lock.
+    return unsafe { bindings::_mutex_lock_killable(mutex, 0, ptr::null_mut()) };
+}
+
 /// See the module.
 #[pin_data]
 pub(crate) struct Vcpu {
@@ -288,32 +307,30 @@ impl Vcpu {
         const { assert!(size_of::<VcpuContext>() <= bindings::PAGE_SIZE) };
         let context = ContextPage::new(service)?;
         let run = KernelPage::new()?;
-        Arc::pin_init(
-            pin_init!(Self {
-                id,
-                index,
-                mpidr: AtomicU64::new(0),
-                irq_lines: AtomicU64::new(0),
-                requests: AtomicU32::new(0),
-                mode: AtomicU8::new(mode::OUTSIDE),
-                runner: AtomicPtr::new(ptr::null_mut()),
-                // Nobody sleeps.
-                sleeper: Opaque::zeroed(),
-                power <- new_spinlock!(Power { state: PowerState::On, reset: None }),
-                state <- new_mutex!(VcpuState {
-                    initialized: false,
-                    features: 0,
-                    ever_ran: false,
-                    relaxed: false,
-                    sigmask: None,
-                    arch: ArchState::default(),
-                }),
-                context,
-                run,
-                counters: VcpuCounters::default(),
+        let vcpu = pin_init!(Self {
+            id,
+            index,
+            mpidr: AtomicU64::new(0),
+            irq_lines: AtomicU64::new(0),
+            requests: AtomicU32::new(0),
+            mode: AtomicU8::new(mode::OUTSIDE),
+            runner: AtomicPtr::new(ptr::null_mut()),
+            // Nobody sleeps.
+            sleeper: Opaque::zeroed(),
+            power <- new_spinlock!(Power { state: PowerState::On, reset: None }),
+            state <- new_mutex!(VcpuState {
+                initialized: false,
+                features: 0,
+                ever_ran: false,
+                relaxed: false,
+                sigmask: None,
+                arch: ArchState::default(),
             }),
-            GFP_KERNEL_ACCOUNT,
-        )
+            context,
+            run,
+            counters: VcpuCounters::default(),
+        });
+        Arc::pin_init(vcpu, inject::account("a vCPU")?).map_err(Error::from)
     }
 
     /// The number that user space gave it.
@@ -346,7 +363,7 @@ impl Vcpu {
             .cast_mut()
             .cast::<bindings::mutex>();
         // SAFETY: A `Mutex` begins with the kernel's mutex (`Lock::from_raw` relies on the same), and it is initialised.
-        if unsafe { bindings::mutex_lock_killable(raw) } != 0 {
+        if unsafe { mutex_lock_killable(raw) } != 0 {
             return Err(EINTR);
         }
         // SAFETY: The mutex has just been taken.

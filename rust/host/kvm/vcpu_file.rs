@@ -39,7 +39,10 @@ use super::{
 };
 use crate::{
     bindings,
-    host::THIS_MODULE, //
+    host::{
+        inject,
+        THIS_MODULE, //
+    },
 };
 
 /// What a file's private data points to.
@@ -78,8 +81,11 @@ pub(crate) fn create(vm: &Arc<Vm>, id: c_ulong) -> Result<c_int> {
 }
 
 fn new_file(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<c_int> {
+    inject::step("the name of the file of a vCPU")?;
     let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", vcpu.id()))?;
-    let owner = KBox::into_raw(KBox::new(Owner { vm, vcpu }, GFP_KERNEL_ACCOUNT)?);
+    let owner = KBox::new(Owner { vm, vcpu }, inject::account("the owner of a vCPU")?)?;
+    inject::step("the file of a vCPU")?;
+    let owner = KBox::into_raw(owner);
     // SAFETY: The name is copied, the operations live as long as the module, which the file keeps loaded.
     let fd = unsafe {
         bindings::anon_inode_getfd(

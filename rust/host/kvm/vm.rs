@@ -50,6 +50,7 @@ use crate::{
         slots::GfnRange, //
     },
     host::{
+        inject,
         linear,
         service::Service, //
     },
@@ -126,25 +127,23 @@ impl Vm {
             return Err(EIO);
         }
         let stage2 = Stage2::new(system.clone(), machine_type as u32)?;
-        let stage2 = Arc::pin_init(stage2, GFP_KERNEL_ACCOUNT)?;
+        let stage2 = Arc::pin_init(stage2, inject::account("the stage 2 of a VM")?)?;
         let notifier = Notifier::new(stage2.clone())?;
         let last_ran = LastRan::new()?;
         let bus = Bus::new()?;
-        let vm = Arc::pin_init(
-            pin_init!(Self {
-                vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
-                notifier,
-                stage2,
-                slots <- new_mutex!(SlotTable::new()),
-                manual_protect: AtomicU64::new(0),
-                dead: AtomicBool::new(false),
-                bus <- bus,
-                last_ran,
-                arch <- VmArch::new(),
-                pid: kernel::current!().pid(),
-            }),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let vm = pin_init!(Self {
+            vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
+            notifier,
+            stage2,
+            slots <- new_mutex!(SlotTable::new()),
+            manual_protect: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+            bus <- bus,
+            last_ran,
+            arch <- VmArch::new(),
+            pid: kernel::current!().pid(),
+        });
+        let vm = Arc::pin_init(vm, inject::account("a VM")?)?;
         system.list(&vm)?;
         Ok(vm)
     }
@@ -217,7 +216,8 @@ impl Vm {
         if self.service().has_failed() {
             return Err(EIO);
         }
-        vcpus.list.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let flags = inject::account("the list of a VM's vCPUs")?;
+        vcpus.list.reserve(1, flags)?;
         let vcpu = make(id, vcpus.list.len() as u32)?;
         vcpus
             .list

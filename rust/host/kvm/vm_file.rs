@@ -41,7 +41,10 @@ use super::{
 };
 use crate::{
     bindings,
-    host::THIS_MODULE, //
+    host::{
+        inject,
+        THIS_MODULE, //
+    },
 };
 
 /// KVMIO of the uAPI.
@@ -79,7 +82,9 @@ static OPERATIONS: Operations = Operations(bindings::file_operations {
 ///
 /// `EINVAL` for the machine type, `ENOMEM`, `EMFILE`.
 pub(super) fn create(system: &Arc<System>, machine_type: c_ulong) -> Result<c_int> {
-    let vm = Arc::into_raw(Vm::new(system, machine_type)?);
+    let vm = Vm::new(system, machine_type)?;
+    inject::step("the file of a VM")?;
+    let vm = Arc::into_raw(vm);
     // SAFETY: The name is copied, the operations live as long as the module, which the file keeps loaded.
     let fd = unsafe {
         bindings::anon_inode_getfd(

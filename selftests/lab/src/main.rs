@@ -32,6 +32,8 @@ mod sandbox;
 mod session;
 mod setup;
 mod soak;
+#[cfg(test)]
+mod steps;
 mod symvers;
 mod ui;
 mod verdict;

@@ -390,7 +390,12 @@ pub const RUNS: &[Run] = &[
     },
     Run {
         name: "guests-load",
-        tests: &["guest_notifier", "guest_lifetime", "guest_migrate"],
+        tests: &[
+            "guest_notifier",
+            "guest_lifetime",
+            "guest_migrate",
+            "guest_fail_nth",
+        ],
         timeout: Duration::from_secs(900),
         ..BASE
     },

@@ -29,7 +29,10 @@ use crate::{
         regid::Encoding,
         sysregs, //
     },
-    host::probe, //
+    host::{
+        inject,
+        probe, //
+    },
 };
 
 /// The ID registers of a VM.
@@ -208,7 +211,8 @@ pub(in crate::host::kvm) fn writable_masks(arg: usize) -> Result {
     if range_and_reserved != 0 || reserved.iter().any(|word| *word != 0) {
         return Err(EINVAL);
     }
-    let mut masks = KVec::from_elem(0u64, MASKS, GFP_KERNEL)?;
+    let flags = inject::kernel("the masks of ID registers")?;
+    let mut masks = KVec::from_elem(0u64, MASKS, flags)?;
     for encoding in sysregs::all() {
         let Some(index) = encoding.feature_index() else {
             continue;

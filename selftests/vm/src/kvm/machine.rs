@@ -63,6 +63,13 @@ impl Machine {
     /// A VM with this memory.
     pub fn with_ram(kvm: &Kvm, ram: Ram) -> Result<Self> {
         let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
+        let machine = Self::without_memory(vm, ram)?;
+        machine.add(SLOT, BASE, &machine.ram, 0)?;
+        Ok(machine)
+    }
+
+    /// The image is in `ram`, but the VM has not got it as its memory yet.
+    pub fn without_memory(vm: VmFd, ram: Ram) -> Result<Self> {
         let bytes = image::bytes();
         ensure!(bytes.len() as u64 <= image::TABLE, "the image is too large");
         ram.write(0, bytes);
@@ -70,12 +77,10 @@ impl Machine {
         for (index, attribute) in [(0, 1), (1, 1), (2, 0), (3, 0)] {
             ram.set(image::TABLE + 8 * index, block(index << 30, attribute));
         }
-        let machine = Self {
+        Ok(Self {
             ram: Arc::new(ram),
             vm,
-        };
-        machine.add(SLOT, BASE, &machine.ram, 0)?;
-        Ok(machine)
+        })
     }
 
     /// Adds memory, or changes where it is or its flags.

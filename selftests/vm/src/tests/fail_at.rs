@@ -34,41 +34,54 @@ const LAST: u32 = 20;
 /// Loading has at least that many steps.
 const AT_LEAST: usize = 12;
 /// Rounds of all failures over which memory is compared.
-const ROUNDS: i64 = 20;
+const ROUNDS: i64 = 8;
 
 pub fn test() -> Test {
     let found = Rc::new(RefCell::new(Vec::new()));
-    let (again, repeated) = (Rc::clone(&found), Rc::clone(&found));
+    let again = Rc::clone(&found);
+    let fallible = Rc::new(RefCell::new(Vec::new()));
+    let repeated = Rc::clone(&fallible);
     standard()
         .case("each_step_fails_and_is_undone", move || each_step(&found))
         .case("each_step_on_each_cpu_is_undone", move || {
             each_cpu(&again.borrow())
         })
+        .case("each_fallible_step_fails_and_is_undone", move || {
+            each_fallible(&fallible)
+        })
         .case("failed_loads_lose_no_memory", move || {
-            no_leak(&repeated.borrow())
+            no_leak(repeated.borrow().len())
         })
 }
 
 /// Loads with this failure. Returns whether there is such a step (on that CPU).
 fn fails(step: u32, cpu: usize) -> Result<bool> {
+    Ok(named(&format!("fail_at={step} fail_cpu={cpu}"))?.is_some())
+}
+
+/// Loads with this failure. Returns what the module calls the step, if there is one.
+fn named(failure: &str) -> Result<Option<String>> {
+    const REQUESTED: &str = ": this step fails on request";
     let before = cpu::hotplug_states()?;
     let mut log = Log::from_now()?;
     // A pool of more than one chunk, so that the step that reserves the second one exists.
-    let parameters = format!("fail_at={step} fail_cpu={cpu} pool_kib=8192");
+    let parameters = format!("{failure} pool_kib=8192");
     let outcome = module::try_load(&parameters)?;
     let lines = log.eltwo()?;
-    let requested = lines.iter().any(|line| line.contains("fails on request"));
+    let requested = lines
+        .iter()
+        .find_map(|line| Some(line[..line.find(REQUESTED)?].to_string()));
     match outcome {
         Ok(loaded) => {
             ensure!(
-                !requested,
+                requested.is_none(),
                 "{parameters}: insmod succeeded although {lines:?}"
             );
             loaded.unload()?;
-            Ok(false)
+            Ok(None)
         }
         Err(refused) => {
-            ensure!(requested, "{parameters}: {refused}");
+            ensure!(requested.is_some(), "{parameters}: {refused}");
             ensure!(
                 [Errno::ENOMEM, Errno::EIO].contains(&refused.errno),
                 "{parameters}: {refused}"
@@ -79,7 +92,7 @@ fn fails(step: u32, cpu: usize) -> Result<bool> {
                 "{parameters}: hotplug states differ"
             );
             super::load_unload::equal_images(&lines).context(parameters)?;
-            Ok(true)
+            Ok(requested)
         }
     }
 }
@@ -115,6 +128,20 @@ fn each_step(found: &RefCell<Vec<u32>>) -> Result<()> {
     Ok(())
 }
 
+/// The steps that may fail, found by counting: every allocation, every registration, every step of every CPU.
+fn each_fallible(found: &RefCell<Vec<String>>) -> Result<()> {
+    let mut steps = Vec::new();
+    while let Some(step) = named(&format!("fail_nth={}", steps.len() + 1))? {
+        steps.push(step);
+    }
+    works()?;
+    note(format!("{} steps: {steps:?}", steps.len()));
+    let cpus = cpu::online()?.len();
+    ensure!(steps.len() >= 20 + 4 * cpus, "only {} steps", steps.len());
+    *found.borrow_mut() = steps;
+    Ok(())
+}
+
 /// Steps that a CPU takes can fail on any CPU, with others done before it and others still to come.
 fn each_cpu(steps: &[u32]) -> Result<()> {
     for cpu in cpu::secondaries()? {
@@ -126,11 +153,12 @@ fn each_cpu(steps: &[u32]) -> Result<()> {
     Ok(())
 }
 
-fn no_leak(steps: &[u32]) -> Result<()> {
+fn no_leak(steps: usize) -> Result<()> {
     let before = Account::take()?;
     for _ in 0..ROUNDS {
-        for &step in steps {
-            fails(step, 0)?;
+        for nth in 1..=steps {
+            let failure = named(&format!("fail_nth={nth}"))?;
+            ensure!(failure.is_some(), "step {nth} does not fail");
         }
     }
     // A step that loses one unit each time would lose as many as there are rounds.

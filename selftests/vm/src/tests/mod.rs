@@ -8,6 +8,7 @@ mod cpuidle;
 mod fail_at;
 mod guest_bad_input;
 mod guest_basic;
+mod guest_fail_nth;
 mod guest_fault;
 mod guest_lifetime;
 mod guest_memory;
@@ -30,6 +31,7 @@ mod kdump_second;
 mod kexec;
 mod kexec_second;
 mod kvm_selftests;
+mod load_failslab;
 mod load_unload;
 mod load_unload_100;
 mod machine;
@@ -126,6 +128,9 @@ pub const PROGRAMS: &[Program] = &[
     special("bench_guests", 900, bench::guests::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
+    special("guest_fail_nth", 600, guest_fail_nth::test),
+    special("guest_failslab", 1200, guest_fail_nth::by_kernel),
+    special("load_failslab", 1200, load_failslab::test),
     special("guest_fault", 300, guest_fault::test),
     special("guest_lifetime", 300, guest_lifetime::test),
     special("guest_memory", 300, guest_memory::test),

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Every step on the way to a running guest fails once: the call reports it, works when it is made again, and nothing is
+//! left behind if it is not.
+//!
+//! The steps are found by counting: the first one fails, then the second, until there is none any more.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::{
+        fd::{
+            AsRawFd,
+            FromRawFd,
+            OwnedFd, //
+        },
+        unix::fs::FileExt,
+    },
+};
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use kvm_ioctls::Kvm;
+use nix::{
+    errno::Errno,
+    libc, //
+};
+
+use crate::{
+    guest::{
+        account::Account,
+        module, //
+    },
+    ktap::{
+        note,
+        Test, //
+    },
+    kvm::{
+        faults::{
+            By,
+            Faults,
+            Then,
+            COUNT_ONLY, //
+        },
+        host,
+        image::{
+            self,
+            Program, //
+        },
+        machine::{
+            Machine,
+            BASE,
+            EXTRA,
+            SLOT, //
+        },
+        poll,
+        ram::{
+            Ram,
+            HUGE,
+            PAGE, //
+        },
+        raw,
+        stats::GET_STATS_FD,
+        vcpu::{
+            Exit,
+            Vcpu, //
+        },
+    },
+};
+
+const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
+const COALESCED_MMIO: u32 = 0x4010_ae67;
+const IOEVENTFD: u32 = 0x4040_ae79;
+const ENABLE_CAP: u32 = 0x4068_aea3;
+const GET_REG_WRITABLE_MASKS: u32 = 0x8040_aeb6;
+const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+
+/// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`.
+const MANUAL_PROTECT: u64 = 168;
+/// Words of what KVM_ARM_GET_REG_WRITABLE_MASKS fills.
+const MASKS: usize = 3 * 8 * 8;
+
+/// The slot that is added.
+const MORE: u32 = 5;
+/// Its pages.
+const PAGES: usize = 64;
+/// Addresses of the devices.
+const DOORBELL: u64 = 0x0a00_0000;
+const ZONE: u64 = 0x0b00_0000;
+/// A function that user space may deny: SiP service calls, 32 bits.
+const DENIED: u64 = 0x8200_0001;
+
+/// Steps of the module are at least that many.
+const AT_LEAST: u32 = 35;
+/// No row of calls has so many steps.
+const LAST: u32 = 20_000;
+/// Rounds of all failures over which memory is compared, and rounds before it.
+const ROUNDS: i64 = 10;
+const WARM_UP: i64 = 3;
+
+pub fn test() -> Test {
+    host::test()
+        .case("each_step_fails_and_works_again", || {
+            with_module(|kvm| each(kvm, By::Module))
+        })
+        .case("each_step_given_up_leaves_nothing", || with_module(no_leak))
+}
+
+/// The same by the kernel's own means, where it has them.
+pub fn by_kernel() -> Test {
+    host::test().case("each_allocation_fails_and_works_again", || {
+        By::Kernel.needs()?;
+        with_module(|kvm| each(kvm, By::Kernel))
+    })
+}
+
+/// Runs `body` with a module that counts steps.
+fn with_module(body: impl FnOnce(&Kvm) -> Result<()>) -> Result<()> {
+    let loaded = module::load_with(COUNT_ONLY)?;
+    let result = Kvm::new().context("/dev/kvm").and_then(|kvm| body(&kvm));
+    // The kernel puts the release of files off a little.
+    let closed = poll(|| module::unload().is_ok());
+    loaded.keep();
+    result.and(closed).and(module::nothing_left())
+}
+
+/// Makes a call with `words` as its argument.
+fn pass(fd: &impl AsRawFd, request: u32, words: &[u64]) -> Result<i32> {
+    // SAFETY: All these calls take an address of as many words as they need.
+    Ok(unsafe { raw::ioctl(fd, request, words.as_ptr() as u64) }?)
+}
+
+/// An eventfd.
+fn event() -> Result<OwnedFd> {
+    // SAFETY: Numbers only.
+    let fd = Errno::result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    // SAFETY: The kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A VM with two slots, two vCPUs and devices, which computes; each call may fail on request.
+fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
+    let (ram, more) = (Ram::new(HUGE)?, Ram::new(PAGES * PAGE)?);
+    let vm = faults.call("KVM_CREATE_VM", || Ok(raw::errno(kvm.create_vm())?))?;
+    let machine = Machine::without_memory(vm, ram)?;
+    faults.call("KVM_ENABLE_CAP", || {
+        pass(
+            &machine.vm,
+            ENABLE_CAP,
+            &[MANUAL_PROTECT, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        )
+    })?;
+    faults.call("KVM_SET_USER_MEMORY_REGION", || {
+        machine.add(SLOT, BASE, &machine.ram, 0)
+    })?;
+    faults.call("KVM_SET_USER_MEMORY_REGION with a log", || {
+        machine.add(MORE, EXTRA, &more, KVM_MEM_LOG_DIRTY_PAGES)
+    })?;
+    let mut vcpus = Vec::new();
+    for id in 0..2 {
+        let fd = faults.call("KVM_CREATE_VCPU", || {
+            Ok(raw::errno(machine.vm.create_vcpu(id))?)
+        })?;
+        let init = machine.target()?;
+        faults.call("KVM_ARM_VCPU_INIT", || Ok(raw::errno(fd.vcpu_init(&init))?))?;
+        vcpus.push(Vcpu::new(fd, machine.ram.clone(), id)?);
+    }
+    devices(&machine, faults)?;
+    statistics(&machine.vm, faults)?;
+    statistics(&vcpus[0].fd, faults)?;
+    run(&mut vcpus, faults)?;
+    logs(&machine, faults)?;
+    faults.call("removing a slot", || machine.remove(MORE))
+}
+
+fn devices(machine: &Machine, faults: &mut Faults) -> Result<()> {
+    let event = event()?;
+    for number in 0..6_u64 {
+        let bell = [
+            0,
+            DOORBELL + 8 * number,
+            (event.as_raw_fd() as u64) << 32 | 4,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ];
+        faults.call("KVM_IOEVENTFD", || pass(&machine.vm, IOEVENTFD, &bell))?;
+        let zone = [ZONE + 0x1000 * number, 0x1000];
+        faults.call("KVM_REGISTER_COALESCED_MMIO", || {
+            pass(&machine.vm, COALESCED_MMIO, &zone)
+        })?;
+    }
+    // One function, KVM_SMCCC_FILTER_DENY.
+    let filter = [DENIED | (1 << 32), 1, 0];
+    let attribute = [0, 0, filter.as_ptr() as u64];
+    faults.call("KVM_ARM_VM_SMCCC_FILTER", || {
+        pass(&machine.vm, SET_DEVICE_ATTR, &attribute)
+    })?;
+    let mut masks = [0_u64; MASKS];
+    let range = [masks.as_mut_ptr() as u64, 0, 0, 0, 0, 0, 0, 0];
+    faults.call("KVM_ARM_GET_REG_WRITABLE_MASKS", || {
+        pass(&machine.vm, GET_REG_WRITABLE_MASKS, &range)
+    })?;
+    Ok(())
+}
+
+fn statistics(of: &impl AsRawFd, faults: &mut Faults) -> Result<()> {
+    let fd = faults.call("KVM_GET_STATS_FD", || pass(of, GET_STATS_FD, &[]))?;
+    // SAFETY: The kernel has just made this descriptor for us.
+    let file = unsafe { File::from_raw_fd(fd) };
+    let mut header = [0; 24];
+    faults.call("reading statistics", || {
+        file.read_exact_at(&mut header, 0).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+            anyhow::Error::from(errno)
+        })
+    })
+}
+
+/// Both vCPUs write all memory; faults fill the tables of stage 2.
+fn run(vcpus: &mut [Vcpu], faults: &mut Faults) -> Result<()> {
+    for (value, vcpu) in (1..).zip(vcpus) {
+        let free = [BASE + image::FREE, HUGE as u64 - image::FREE];
+        for [address, bytes] in [free, [EXTRA, (PAGES * PAGE) as u64]] {
+            vcpu.start(Program::Write, &[address, bytes, PAGE as u64, value])?;
+            finish(vcpu, faults)?;
+            vcpu.start(Program::Read, &[address, bytes, PAGE as u64])?;
+            let sum = finish(vcpu, faults)?;
+            // Each page has a value that is one more than the last.
+            let pages = bytes / PAGE as u64;
+            let expected = pages * value + pages * (pages - 1) / 2;
+            ensure!(sum == expected, "the sum is {sum}, not {expected}");
+        }
+        vcpu.start(Program::Hello, &[])?;
+        ensure!(finish(vcpu, faults)? == 0x600d, "no hello");
+    }
+    Ok(())
+}
+
+fn finish(vcpu: &mut Vcpu, faults: &mut Faults) -> Result<u64> {
+    loop {
+        let exit = faults.call("KVM_RUN", || match vcpu.run() {
+            Exit::Failed(errno) => Err(errno.into()),
+            exit => Ok(exit),
+        })?;
+        match exit {
+            Exit::Done(result) => return Ok(result),
+            Exit::Printed => {}
+            exit => anyhow::bail!("{exit:x?}"),
+        }
+    }
+}
+
+fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
+    let bits = faults.call("KVM_GET_DIRTY_LOG", || {
+        Ok(raw::errno(machine.vm.get_dirty_log(MORE, PAGES * PAGE))?)
+    })?;
+    ensure!(bits == [u64::MAX], "dirty: {bits:x?}");
+    // Slot and number of pages, the first page, the bits.
+    let clear = [MORE as u64 | (PAGES as u64) << 32, 0, bits.as_ptr() as u64];
+    faults.call("KVM_CLEAR_DIRTY_LOG", || {
+        pass(&machine.vm, CLEAR_DIRTY_LOG, &clear)
+    })?;
+    Ok(())
+}
+
+/// Each step fails in turn. Returns how many there are.
+fn rows(
+    kvm: &Kvm,
+    by: By,
+    then: Then,
+    calls: &mut BTreeMap<&'static str, (u32, u32)>,
+) -> Result<u32> {
+    for nth in 1..LAST {
+        let mut faults = Faults::new(by, nth, then)?;
+        let outcome = life(kvm, &mut faults);
+        let requested = faults.failed().is_some();
+        match outcome {
+            Err(_) if requested && then == Then::GiveUp => {}
+            outcome => outcome.with_context(|| format!("step {nth}, in {:?}", faults.hit()))?,
+        }
+        let Some(call) = faults.hit() else {
+            return Ok(nth - 1);
+        };
+        let count = calls.entry(call).or_default();
+        count.0 += u32::from(requested);
+        count.1 += u32::from(!requested);
+    }
+    anyhow::bail!("no end of steps")
+}
+
+fn each(kvm: &Kvm, by: By) -> Result<()> {
+    let mut calls = BTreeMap::new();
+    let steps = rows(kvm, by, Then::Again, &mut calls)?;
+    note(format!(
+        "{steps} steps failed in turn; calls that failed and that did not mind:"
+    ));
+    for (call, (failed, not)) in &calls {
+        note(format!("{call}: {failed}, {not}"));
+        // What the module asks for it needs. The kernel's own allocations may have something to fall back to.
+        ensure!(
+            by == By::Kernel || *not == 0,
+            "{call} does not mind a failure"
+        );
+    }
+    ensure!(steps >= AT_LEAST, "only {steps} steps");
+    Ok(())
+}
+
+fn no_leak(kvm: &Kvm) -> Result<()> {
+    let round = || rows(kvm, By::Module, Then::GiveUp, &mut BTreeMap::new());
+    for _ in 0..WARM_UP {
+        round()?;
+    }
+    let before = Account::take()?;
+    let mut failures = 0;
+    for _ in 0..ROUNDS {
+        failures += round()?;
+    }
+    let now = before.expect_back_at(ROUNDS / 2)?;
+    note(format!("{failures} failures given up"));
+    note(before.compare(&now));
+    Ok(())
+}
