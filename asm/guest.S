@@ -526,12 +526,19 @@ eltwo_exit_extra_done:
 //   in        x1 = context; x6-x8, x16, x17 are kept (SMCCC 1.1: the call changes x0-x3)
 eltwo_exit_unlearn:
 	ldr	x0, [x1, #{VCPU_UNLEARN}]
-	cbz	x0, 1f
+	// That many taken branches are all that is left in the history of the cores that are known for it.
+	ubfx	x9, x0, #32, #8
+	cbz	x9, 2f
+1:	b	. + 4
+	subs	x9, x9, #1
+	b.ne	1b
+2:	mov	w0, w0
+	cbz	x0, 3f
 	smc	#0
 	ldr	x1, [x16, #{SLOT_LOADED}]
-	b	eltwo_exit_unlearned
-1:	hint	#22			// CLRBHB
-	// It holds for branches behind a context synchronization event.
+3:	hint	#22			// CLRBHB, a NOP where it does not exist
+	// All of it holds for what is behind these: nothing is executed speculatively across them.
+	dsb	nsh
 	isb
 	b	eltwo_exit_unlearned
 
