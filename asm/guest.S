@@ -530,12 +530,19 @@ eltwo_exit_unlearn:
 	tbnz	x8, #{FLAG_PROVOKE_LEAVING}, eltwo_provoke_leaving
 eltwo_exit_unlearn_wanted:
 	ldr	x0, [x1, #{VCPU_UNLEARN}]
-	cbz	x0, 1f
+	// That many taken branches are all that is left in the history of the cores that are known for it.
+	ubfx	x9, x0, #32, #8
+	cbz	x9, 2f
+1:	b	. + 4
+	subs	x9, x9, #1
+	b.ne	1b
+2:	mov	w0, w0
+	cbz	x0, 3f
 	smc	#0
 	ldr	x1, [x16, #{SLOT_LOADED}]
-	b	eltwo_exit_unlearned
-1:	hint	#22			// CLRBHB
-	// It holds for branches behind a context synchronization event.
+3:	hint	#22			// CLRBHB, a NOP where it does not exist
+	// All of it holds for what is behind these: nothing is executed speculatively across them.
+	dsb	nsh
 	isb
 	b	eltwo_exit_unlearned
 

@@ -204,7 +204,7 @@ pub struct GuestConfig {
     pub extra_present: u64,
     /// See [`extra`].
     pub extra: [u64; extra::COUNT],
-    /// Where [`flags::UNLEARN`] is set: the SMC that does it (SMCCC_ARCH_WORKAROUND_1 or 3), or 0 for CLRBHB.
+    /// Where [`flags::UNLEARN`] is set: what does it, see [`super::bhb::Unlearn::to_word`].
     pub unlearn: u64,
     /// With [`flags::PROVOKE_ENTERING`] or [`flags::PROVOKE_LEAVING`]: a [`super::abi::Provoke`].
     pub provoke: u64,

@@ -11,6 +11,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod bhb;
 pub mod demand;
 pub mod exception;
 pub mod guest;

@@ -43,6 +43,12 @@ impl Generation {
         1u64.wrapping_shl(self.bits)
     }
 
+    /// How many generations have begun after the first one.
+    pub fn begun(&self) -> u64 {
+        let current = self.current.load(Ordering::Relaxed);
+        current.wrapping_shr(self.bits).wrapping_sub(1)
+    }
+
     /// The VMID of `id`.
     pub const fn vmid(&self, id: u64) -> u16 {
         (id & self.vmids().wrapping_sub(1)) as u16
@@ -280,6 +286,7 @@ mod tests {
             world.enter(id, 0);
         }
         assert_eq!(world.flushes, 1);
+        assert_eq!(world.generation.begun(), 1);
         // CPU 1 has not left the guest: nobody else may have got its VMID in the new generation.
         let of_new_generation: Vec<u16> = others
             .iter()

@@ -1,84 +1,61 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Host: what the CPUs need so that a guest cannot steer the branch predictor of who runs after it (Spectre variant 2 and
-//! branch history injection).
+//! Host: what the CPUs need so that a guest cannot steer the branch predictor of who runs after it, see
+//! [`crate::common::bhb`].
 //!
-//! What the kernel has found out about this is not exported, so the CPU and the firmware are asked again. A mitigation that the
-//! kernel makes of a loop of branches, for cores whose firmware is too old to have one, is not known here.
+//! What the kernel has found out about this is not exported, so the CPU and the firmware are asked again.
 //!
-//! Source: Arm SMCCC (ARM DEN 0028) 7; `arch/arm64/kernel/proton-pack.c` of Linux.
+//! Source: Arm SMCCC (ARM DEN 0028) 7.
 
 use core::sync::atomic::{
-    AtomicU32,
+    AtomicU64,
     Ordering, //
 };
 
 use super::probe;
 use crate::{
     arch::sysreg,
-    bindings, //
+    bindings,
+    common::bhb::{
+        Answer,
+        Facts,
+        Unlearn,
+        WORKAROUND_1,
+        WORKAROUND_3, //
+    },
 };
 
 const SMCCC_ARCH_FEATURES: usize = 0x8000_0001;
-/// SMCCC_ARCH_WORKAROUND_1: forget what the branch predictor has learned.
-const WORKAROUND_1: u32 = 0x8000_8000;
-/// SMCCC_ARCH_WORKAROUND_3: as 1, and the branch history too.
-const WORKAROUND_3: u32 = 0x8000_3fff;
 
-/// What some CPU has been found to need. Bits are set, never cleared.
-static NEEDED: AtomicU32 = AtomicU32::new(0);
-
-const NEEDS_WORKAROUND_1: u32 = 1 << 0;
-const NEEDS_WORKAROUND_3: u32 = 1 << 1;
-const NEEDS_CLRBHB: u32 = 1 << 2;
-
-/// What has to be done when a guest stops.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unlearn {
-    /// The instruction CLRBHB.
-    Clrbhb,
-    /// The SMC with this function number.
-    Smc(u32),
-}
+/// What some CPU has been found to need, as [`Unlearn::to_word`] has it.
+static NEEDED: AtomicU64 = AtomicU64::new(0);
 
 /// Asks this CPU and its firmware. On every CPU that comes, before a guest can run there.
 pub(crate) fn admit_this_cpu() {
-    let mut needs = 0;
-    if firmware_wants(WORKAROUND_1) {
-        needs |= NEEDS_WORKAROUND_1;
-    }
-    if firmware_wants(WORKAROUND_3) {
-        needs |= NEEDS_WORKAROUND_3;
-    }
-    // The instruction is there because its CPU needs it: those that are safe without say so by CSV2 = 3.
-    let safe = probe::field(sysreg::id_aa64pfr0(), 56) >= 3;
-    if probe::field(sysreg::id_aa64isar2(), 28) != 0 && !safe {
-        needs |= NEEDS_CLRBHB;
-    }
-    NEEDED.fetch_or(needs, Ordering::Relaxed);
+    let needs = Unlearn::of(&Facts {
+        midr: sysreg::midr_el1(),
+        csv2: probe::field(sysreg::id_aa64pfr0(), 56),
+        ecbhb: probe::field(sysreg::id_aa64mmfr1(), 60) != 0,
+        clrbhb: probe::field(sysreg::id_aa64isar2(), 28) != 0,
+        workaround_1: firmware_about(WORKAROUND_1),
+        workaround_3: firmware_about(WORKAROUND_3),
+    });
+    let join = |word| Some(Unlearn::from_word(word).join(needs).to_word());
+    // It cannot fail: there always is a result.
+    let _ = NEEDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, join);
 }
 
 /// What has to be done at each exit, on any CPU. A CPU that does not need it loses some time only.
-pub(crate) fn unlearn() -> Option<Unlearn> {
-    let needed = NEEDED.load(Ordering::Relaxed);
-    // The firmware's third does what its first does.
-    if needed & NEEDS_WORKAROUND_3 != 0 {
-        Some(Unlearn::Smc(WORKAROUND_3))
-    } else if needed & NEEDS_WORKAROUND_1 != 0 {
-        Some(Unlearn::Smc(WORKAROUND_1))
-    } else if needed & NEEDS_CLRBHB != 0 {
-        Some(Unlearn::Clrbhb)
-    } else {
-        None
-    }
+pub(crate) fn unlearn() -> Unlearn {
+    Unlearn::from_word(NEEDED.load(Ordering::Relaxed))
 }
 
-/// Whether the firmware has the function and says that this CPU needs it (0; 1 is: it does not).
-fn firmware_wants(function: u32) -> bool {
+/// What the firmware says of its function: 0 is that this CPU needs it, 1 that it does not.
+fn firmware_about(function: u32) -> Answer {
     // SAFETY: It only reads what the kernel has found at boot.
     let conduit = unsafe { bindings::arm_smccc_1_1_get_conduit() };
     if conduit != bindings::arm_smccc_conduit_SMCCC_CONDUIT_SMC {
-        return false;
+        return Answer::Unknown;
     }
     let mut result = bindings::arm_smccc_res::default();
     // SAFETY: The firmware speaks SMCCC 1.1 by SMC, and this call only asks.
@@ -96,5 +73,9 @@ fn firmware_wants(function: u32) -> bool {
             core::ptr::null_mut(),
         )
     };
-    result.a0 as i32 == 0
+    match result.a0 as i32 {
+        0 => Answer::Required,
+        1 => Answer::NotRequired,
+        _ => Answer::Unknown,
+    }
 }

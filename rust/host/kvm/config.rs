@@ -24,10 +24,7 @@ use crate::{
             self,
             Step, //
         },
-        mitigation::{
-            self,
-            Unlearn, //
-        },
+        mitigation,
         probe::{
             self,
             field, //
@@ -211,7 +208,7 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         probe::has_cap(bindings::ARM64_WORKAROUND_1508412),
     );
     let unlearn = mitigation::unlearn();
-    want(flags::UNLEARN, unlearn.is_some());
+    want(flags::UNLEARN, unlearn.is_needed());
     context.config = GuestConfig {
         hcr,
         mdcr: mdcr::GUEST,
@@ -227,10 +224,7 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         vsesr,
         extra_present,
         extra,
-        unlearn: match unlearn {
-            Some(Unlearn::Smc(function)) => u64::from(function),
-            Some(Unlearn::Clrbhb) | None => 0,
-        },
+        unlearn: unlearn.to_word(),
         provoke: 0,
     };
     Ok(())

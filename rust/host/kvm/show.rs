@@ -10,21 +10,33 @@ use super::{
     system::System,
     vm::Vm, //
 };
-use crate::common::pgtable::{
-    GuestExecute,
-    GuestMemory,
-    Level,
-    Mapping,
-    Stage2, //
+use crate::{
+    common::pgtable::{
+        GuestExecute,
+        GuestMemory,
+        Level,
+        Mapping,
+        Stage2, //
+    },
+    host::mitigation,
 };
 
 /// What all VMs take, and a line for each.
 pub(crate) fn vms(system: &System, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (vmid_space, generations) = system.vmid_space();
     writeln!(f, "vmids: {}", system.vmids_taken())?;
+    writeln!(f, "vmid_space: {vmid_space}")?;
+    writeln!(f, "vmid_generations: {generations}")?;
     writeln!(
         f,
         "table_pages: {}",
         system.table_pages.load(Ordering::Relaxed)
+    )?;
+    let unlearn = mitigation::unlearn();
+    writeln!(
+        f,
+        "at_exit: smc {:#x}, branches {}, clrbhb {}",
+        unlearn.smc, unlearn.branches, unlearn.clrbhb
     )?;
     writeln!(f, "vms: {}", system.vm_count())?;
     writeln!(

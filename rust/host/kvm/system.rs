@@ -328,6 +328,12 @@ impl System {
             .with_books(|books| books.release(&self.vmids.generation, id));
     }
 
+    /// Number of VMIDs, and of generations of them that have begun since the first.
+    pub(super) fn vmid_space(&self) -> (u64, u64) {
+        let generation = &self.vmids.generation;
+        (generation.vmids(), generation.begun())
+    }
+
     /// Number of VMIDs that are taken.
     pub(super) fn vmids_taken(&self) -> u64 {
         self.vmids.with_books(|books| books.taken()).unwrap_or(0)
