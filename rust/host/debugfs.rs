@@ -17,7 +17,6 @@
 
 use core::{
     ptr::{
-        self,
         null_mut,
         NonNull, //
     },

@@ -238,6 +238,8 @@ impl Injected {
             ARMED.store(self.order, Ordering::Relaxed);
         }
     }
+}
+
 /// Makes way for `what`, which the kernel may refuse. May sleep.
 ///
 /// # Errors
