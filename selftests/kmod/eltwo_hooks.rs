@@ -133,7 +133,7 @@ type Callback = unsafe extern "C" fn(*mut bindings::notifier_block, c_ulong, *mu
 const CPU_PM_ENTER: c_ulong = 0;
 
 /// The last in the chain, by its priority: all others have been told of ENTER, and are told of ENTER_FAILED after it.
-unsafe extern "C" fn notified(
+extern "C" fn notified(
     _block: *mut bindings::notifier_block,
     event: c_ulong,
     _data: *mut c_void,
@@ -146,6 +146,10 @@ unsafe extern "C" fn notified(
 }
 
 /// The first in the chain, by its priority: counts the others, and itself.
+///
+/// # Safety
+///
+/// Called by the kernel, with a block that is in its chain.
 unsafe extern "C" fn counted(
     block: *mut bindings::notifier_block,
     event: c_ulong,

@@ -54,10 +54,9 @@ pub fn test() -> Test {
     standard()
         .needs(helper::needed)
         .needs(needs_two_cpus)
-        .case("resumed_kernel_has_every_cpu_at_el2", || {
-            asleep(&["insmod"], "")
+        .case("resumed_kernel_has_every_cpu_at_el2_and_a_guest", || {
+            asleep(&["insmod", "guest"], "")
         })
-        .case("resumed_guest_runs_on", || asleep(&["insmod", "guest"], ""))
         .case("resumed_by_a_kernel_with_eltwo_loaded", || {
             asleep(&["insmod", "offline"], LOAD_FIRST)
         })
