@@ -565,6 +565,8 @@ eltwo_exit_abort:
 	b	4f
 1:	cmp	x4, #0x04			// address size below, translation from here on
 	b.lo	2f
+	// A fault of the walk itself is what it says; and the AT would meet it again, each time.
+	tbnz	x2, #7, 2f			// S1PTW
 	tbnz	x8, #{FLAG_HPFAR_UNSURE}, 4f
 2:	mrs	x4, hpfar_el2
 	str	x4, [x5, #16]
