@@ -23,6 +23,8 @@ mod kernel;
 mod kselftest;
 mod ktap;
 mod module;
+mod names;
+mod panics;
 mod root;
 mod runs;
 mod sandbox;

@@ -39,7 +39,7 @@ use crate::{
 pub const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Modules that only tests load.
-const TEST_MODULES: [&str; 2] = ["brd.ko", "eltwo_e2h.ko"];
+const TEST_MODULES: [&str; 3] = ["brd.ko", "eltwo_e2h.ko", "eltwo_panic.ko"];
 
 /// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct Products {
     pub module: PathBuf,
     /// The EL2 image with its symbols.
     pub image: PathBuf,
+    /// The names of the image's functions, as the module has them.
+    pub names: PathBuf,
     /// Number of symbols that the module takes from the kernel.
     pub kernel_symbols: usize,
 }
@@ -175,6 +177,7 @@ impl<'a> Build<'a> {
         Ok(Products {
             module,
             image: output.join("hyp/eltwo_hyp.elf"),
+            names: output.join("hyp/eltwo_hyp.syms"),
             kernel_symbols,
         })
     }

@@ -174,6 +174,18 @@ const BASE: Run = Run {
     timeout: Duration::from_secs(300),
 };
 
+/// Memory for a crash kernel, on the command line.
+const CRASH_MEMORY: &str = "crashkernel=192M";
+
+/// A small run that panics and goes on with the crash kernel.
+const KDUMP: Run = Run {
+    cpus: 2,
+    memory_mib: 768,
+    tests: &["kdump"],
+    end: End::Kdump,
+    ..BASE
+};
+
 /// Tests that every machine must pass.
 const COMMON: [&str; 13] = [
     "machine",
@@ -276,7 +288,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 26] = [
+pub const RUNS: [Run; 31] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -436,11 +448,35 @@ pub const RUNS: [Run; 26] = [
         ..BASE
     },
     Run {
-        name: "kdump",
-        words: &[KVM_OFF, "crashkernel=192M"],
-        tests: &["kdump"],
-        end: End::Kdump,
-        ..BASE
+        name: "kdump-idle",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=idle"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-secondary",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=secondary"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-offline",
+        cpus: 3,
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=offline"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-interrupt",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=interrupt"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-guest",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=guest"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-hypercall",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=hypercall"],
+        ..KDUMP
     },
     Run {
         name: "maxcpus",

@@ -10,3 +10,5 @@ pub mod kmsg;
 pub mod module;
 pub mod page;
 pub mod poll;
+pub mod printk;
+pub mod vmcore;
