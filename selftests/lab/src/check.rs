@@ -38,6 +38,8 @@ use crate::{
         Source,
         GUEST_TARGET, //
     },
+    names,
+    panics,
     runs::{
         self,
         Run,
@@ -111,12 +113,14 @@ const PACKAGES: [Package; 4] = [
 const IMAGE_VARIABLE: &str = "ELTWO_HYP_ELF";
 
 /// Crate roots that no cargo package names.
-const KERNEL_CRATES: [&str; 5] = [
+const KERNEL_CRATES: &[&str] = &[
     "rust/eltwo_main.rs",
     "rust/eltwo_hyp.rs",
     "rust/eltwo_builtins.rs",
+    "selftests/hyp/panics.rs",
     "selftests/kmod/eltwo_e2h.rs",
     "selftests/kmod/eltwo_hooks.rs",
+    "selftests/kmod/eltwo_panic.rs",
 ];
 
 /// All that the groups of tests need to know.
@@ -435,23 +439,31 @@ impl Check<'_> {
 
     /// Checks the EL2 image for one flavour of the kernel, and runs that for the usual one on the model of the machine.
     fn image_tests(&self, flavour: &str, products: &Products, total: &mut Tally) {
+        let verdict = |group: &mut Group, name: &str, offence: Option<String>| match offence {
+            None => group.pass(),
+            Some(offence) => group.tally.failed.push(format!("{name}: {offence}")),
+        };
         self.group(&format!("EL2 image: {flavour}"), total, |group, _| {
             let data = fs::read(&products.image)
                 .with_context(|| format!("cannot read {}", products.image.display()))?;
             for check in image::check(&data)? {
-                match check.offence {
-                    None => group.pass(),
-                    Some(offence) => group
-                        .tally
-                        .failed
-                        .push(format!("{}: {offence}", check.name)),
-                }
+                verdict(group, check.name, check.offence);
             }
+            let table = fs::read_to_string(&products.names)?;
+            let offence = names::check(&table, &data).err();
+            let offence = offence.map(|error| format!("{error:#}"));
+            verdict(group, "names_are_those_of_the_image", offence);
             Ok(())
         });
         if flavour != FLAVOUR {
             return;
         }
+        self.group("EL2 image: no way to panic", total, |group, _| {
+            let sandbox = self.lab.root.sandbox();
+            panics::check(&sandbox, self.checkout, &products.image, |name, offence| {
+                verdict(group, &name, offence);
+            })
+        });
         for package in self
             .packages()
             .filter(|package| package.tests == Tests::OnImage)

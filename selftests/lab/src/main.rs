@@ -26,6 +26,8 @@ mod kselftest;
 mod ktap;
 mod matrix;
 mod module;
+mod names;
+mod panics;
 mod root;
 mod runs;
 mod sandbox;

@@ -42,7 +42,13 @@ use crate::{
 pub const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Modules that only tests load.
-const TEST_MODULES: [&str; 4] = ["brd.ko", "eltwo_e2h.ko", "eltwo_hooks.ko", "virtio_blk.ko"];
+const TEST_MODULES: [&str; 5] = [
+    "brd.ko",
+    "eltwo_e2h.ko",
+    "eltwo_hooks.ko",
+    "eltwo_panic.ko",
+    "virtio_blk.ko",
+];
 
 /// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +87,8 @@ pub struct Products {
     pub with_debug: PathBuf,
     /// The EL2 image with its symbols.
     pub image: PathBuf,
+    /// The names of the image's functions, as the module has them.
+    pub names: PathBuf,
     /// Number of symbols that the module takes from the kernel.
     pub kernel_symbols: usize,
 }
@@ -214,6 +222,7 @@ impl<'a> Build<'a> {
             module,
             with_debug,
             image: output.join("hyp/eltwo_hyp.elf"),
+            names: output.join("hyp/eltwo_hyp.syms"),
             kernel_symbols,
         })
     }

@@ -200,6 +200,18 @@ pub const BASE: Run = Run {
     timeout: Duration::from_secs(300),
 };
 
+/// Memory for a crash kernel, on the command line.
+const CRASH_MEMORY: &str = "crashkernel=192M";
+
+/// A small run that panics and goes on with the crash kernel.
+const KDUMP: Run = Run {
+    cpus: 2,
+    memory_mib: 768,
+    tests: &["kdump"],
+    end: End::Kdump,
+    ..BASE
+};
+
 /// Tests that every machine must pass.
 const COMMON: [&str; 13] = [
     "machine",
@@ -488,11 +500,35 @@ pub const RUNS: &[Run] = &[
         ..BASE
     },
     Run {
-        name: "kdump",
-        words: &[KVM_OFF, "crashkernel=192M"],
-        tests: &["kdump"],
-        end: End::Kdump,
-        ..BASE
+        name: "kdump-idle",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=idle"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-secondary",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=secondary"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-offline",
+        cpus: 3,
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=offline"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-interrupt",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=interrupt"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-guest",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=guest"],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-hypercall",
+        words: &[KVM_OFF, CRASH_MEMORY, "eltwo.panic=hypercall"],
+        ..KDUMP
     },
     Run {
         name: "maxcpus",

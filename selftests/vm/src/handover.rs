@@ -5,7 +5,6 @@
 use std::fs;
 
 use anyhow::{
-    anyhow,
     Context,
     Result, //
 };
@@ -13,6 +12,8 @@ use nix::sys::reboot::{
     reboot,
     RebootMode, //
 };
+
+use crate::crash::Panic;
 
 const FILE: &str = "/run/eltwo-handover";
 
@@ -48,10 +49,7 @@ impl End {
             End::PowerOff => RebootMode::RB_POWER_OFF,
             End::Reboot => RebootMode::RB_AUTOBOOT,
             End::Kexec => RebootMode::RB_KEXEC,
-            End::Crash => {
-                let result = fs::write("/proc/sysrq-trigger", "c");
-                return anyhow!("the kernel does not panic: {result:?}");
-            }
+            End::Crash => return Panic::ordered().map_or_else(|error| error, Panic::go),
         };
         match reboot(mode) {
             Ok(never) => match never {},

@@ -7,6 +7,7 @@
 //! names, `init NAME` runs one.
 
 mod bench;
+mod crash;
 mod demo;
 mod guest;
 mod handover;

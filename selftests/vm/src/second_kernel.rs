@@ -66,14 +66,14 @@ pub fn load(run: &str) -> Result<()> {
     kexec("-l", &command_line(run)?, "/sys/kernel/kexec_loaded")
 }
 
-/// Loads the crash kernel, which is going to run `run` on one CPU, as crash kernels do.
-pub fn load_for_crash(run: &str) -> Result<()> {
+/// Loads the crash kernel, which is going to run `run` on one CPU, as crash kernels do, with `more` on its command line.
+pub fn load_for_crash(run: &str, more: &str) -> Result<()> {
     let line = command_line(run)?;
     let words = line
         .split(' ')
         .filter(|word| !word.starts_with("crashkernel="));
     let line = words
-        .chain(["nr_cpus=1", "reset_devices"])
+        .chain(["nr_cpus=1", "reset_devices", more])
         .collect::<Vec<_>>()
         .join(" ");
     kexec("-p", &line, "/sys/kernel/kexec_crash_loaded")

@@ -12,4 +12,6 @@ pub mod kmsg;
 pub mod module;
 pub mod page;
 pub mod poll;
+pub mod printk;
 pub mod sve;
+pub mod vmcore;

@@ -1,20 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What a crash kernel finds: it is at EL2, sees the memory of the one that has died, and can load the module.
+//! What a crash kernel finds: it is at EL2, has the whole memory of the kernel that has died, with its log, and can load the
+//! module.
 
-use std::path::Path;
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    io::Read, //
+};
 
 use anyhow::{
     ensure,
+    Context,
     Result, //
 };
 
 use super::standard;
 use crate::{
+    crash::{
+        self,
+        Panic, //
+    },
     guest::{
         debugfs,
         kmsg,
-        module, //
+        module,
+        printk,
+        vmcore::Vmcore, //
     },
     ktap::{
         note,
@@ -25,7 +39,10 @@ use crate::{
 pub fn test() -> Test {
     standard()
         .case("crash_kernel_started_at_el2", started_at_el2)
-        .case("crash_kernel_sees_the_old_memory", old_memory)
+        .case("vmcore_has_all_memory", all_memory)
+        .case("vmcore_has_every_cpu", every_cpu)
+        .case("vmcore_is_readable_to_its_end", readable)
+        .case("vmcore_has_the_log_of_the_panic", log)
         .case("crash_kernel_insmod_works", insmod_works)
 }
 
@@ -36,11 +53,126 @@ fn started_at_el2() -> Result<()> {
     Ok(())
 }
 
-fn old_memory() -> Result<()> {
+/// What the first kernel has put on our command line.
+fn told(name: &str) -> Result<String> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let word = crash::word(&line, name);
+    Ok(word.with_context(|| format!("no {name}="))?.to_string())
+}
+
+/// Every byte of RAM that the first kernel had, but for ours, is in a segment.
+fn all_memory() -> Result<()> {
+    let vmcore = Vmcore::open()?;
+    for range in told("eltwo.ram")?.split(',') {
+        let ends = range.split_once('-').context("eltwo.ram")?;
+        let [first, last] = [ends.0, ends.1].map(|word| u64::from_str_radix(&word[2..], 16));
+        let (mut next, last) = (first?, last?);
+        while next <= last {
+            let segment = vmcore.segments.iter().find(|s| s.holds(next));
+            let segment =
+                segment.with_context(|| format!("{next:#x} of {range} is not in {vmcore:x?}"))?;
+            next = segment.pa + segment.bytes;
+        }
+    }
+    note(format!("{:x?}", vmcore.segments));
+    Ok(())
+}
+
+/// Each CPU that was online has saved its registers, as it does when it is stopped, in a guest or not; and the kernel's facts are
+/// there.
+fn every_cpu() -> Result<()> {
+    let vmcore = Vmcore::open()?;
+    let online: usize = told("eltwo.online")?.parse()?;
     ensure!(
-        Path::new("/proc/vmcore").exists(),
-        "no /proc/vmcore: this is not a crash kernel"
+        vmcore.cpus == online,
+        "{} CPUs have saved their registers, of {online}",
+        vmcore.cpus
     );
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let line = format!("OSRELEASE={}", release.trim());
+    ensure!(
+        vmcore.info.lines().any(|found| found == line),
+        "VMCOREINFO lacks {line}: {}",
+        vmcore.info
+    );
+    Ok(())
+}
+
+/// Every byte can be read, and what the dead kernel knew is in there.
+fn readable() -> Result<()> {
+    let words = Panic::ordered()?.last_words();
+    let mut file = File::open(Vmcore::FILE)?;
+    let expected = file.metadata()?.len();
+    let mut buffer = vec![0; (1 << 20) + words.len()];
+    let (mut total, mut kept, mut seen) = (0, 0, false);
+    loop {
+        let length = file
+            .read(&mut buffer[kept..])
+            .with_context(|| format!("{} at {total:#x}", Vmcore::FILE))?;
+        if length == 0 {
+            break;
+        }
+        total += length as u64;
+        let end = kept + length;
+        seen = seen || find(&buffer[..end], words.as_bytes());
+        // They may lie across the border of two reads.
+        kept = words.len().min(end);
+        buffer.copy_within(end - kept..end, 0);
+    }
+    ensure!(
+        total == expected,
+        "{total} bytes could be read of {expected}"
+    );
+    ensure!(
+        seen,
+        "the last words of the dead kernel are not in its memory"
+    );
+    note(format!("{total} bytes"));
+    Ok(())
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> bool {
+    let first = needle[0];
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        if rest[at..].starts_with(needle) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+/// The log of the dead kernel is whole: from its first line to the panic, with what the module had to say.
+fn log() -> Result<()> {
+    let panic = Panic::ordered()?;
+    let lines = printk::lines(&Vmcore::open()?)?;
+    let first = lines.first().context("the log is empty")?;
+    ensure!(
+        first.starts_with("Booting Linux on physical CPU"),
+        "it begins with {first:?}"
+    );
+    let message = format!("Kernel panic - not syncing: {}", panic.message());
+    let at = lines.iter().position(|line| *line == message);
+    let (before, after) = lines.split_at(at.with_context(|| format!("no panic in {lines:#?}"))?);
+    let last_words = panic.last_words();
+    for words in ["eltwo: loaded: ", &last_words] {
+        ensure!(
+            before.iter().any(|line| line.starts_with(words)),
+            "the log lacks {words:?}: {before:#?}"
+        );
+    }
+    let cpu = format!("CPU: {} ", panic.cpu());
+    ensure!(
+        after.iter().any(|line| line.starts_with(&cpu)),
+        "the panic is not on that CPU: {after:#?}"
+    );
+    // KVM_RUN was on the stack.
+    ensure!(
+        panic != Panic::Guest || after.iter().any(|line| line.contains("[eltwo]")),
+        "no trace of the module: {after:#?}"
+    );
+    note(format!("{} lines; {}", lines.len(), after.join("; ")));
     Ok(())
 }
 
