@@ -16,6 +16,7 @@ pub mod exception;
 pub mod guest;
 pub mod idreg;
 pub mod layout;
+pub mod lifecycle;
 pub mod mmio;
 pub mod pgds;
 pub mod pgtable;

@@ -45,10 +45,7 @@ use kernel::{
 };
 
 use super::{
-    cpu::{
-        Cpu,
-        State, //
-    },
+    cpu::Cpu,
     hooks,
     kvm::{
         show,
@@ -65,6 +62,7 @@ use crate::{
             Provoke,
             HVC_STUB_CALLS, //
         },
+        lifecycle::State,
         pool::Use,
         regs::{
             index,

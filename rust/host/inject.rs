@@ -8,8 +8,13 @@
 
 use kernel::prelude::*;
 
-use super::trouble::Trouble;
-use crate::module_parameters;
+use crate::{
+    common::lifecycle::{
+        admission::Ids,
+        Trouble, //
+    },
+    module_parameters,
+};
 
 /// The steps of loading. Their numbers are what users know them by, and roughly their order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(crate) enum Step {
     Debugfs = 15,
     /// A guest's first use of FP/SIMD ends in an exception at EL2 while the guest's registers are in the CPU.
     GuestSwitch = 100,
+    /// The copy of one register that a CPU's image is compared with is not what was read.
+    ImageCopy = 101,
 }
 
 /// Fails if this is the step that `fail_at` names.
@@ -72,5 +79,21 @@ pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
         Err(Trouble::Injected)
     } else {
         Ok(())
+    }
+}
+
+/// Replaces what `cpu` says about itself: `fake_id=N fake_value=V` on the CPU that `fail_cpu` names. N is 0 for nothing,
+/// 1 to 3 for ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1, 4 for ICH_VTR_EL2.
+pub(crate) fn fake_id(cpu: u32, ids: &mut Ids) {
+    if *module_parameters::fail_cpu.value() != cpu {
+        return;
+    }
+    let value = *module_parameters::fake_value.value();
+    match *module_parameters::fake_id.value() {
+        1 => ids.mmfr0 = value,
+        2 => ids.mmfr1 = value,
+        3 => ids.mmfr2 = value,
+        4 => ids.ich_vtr = Some(value),
+        _ => {}
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod debugfs;
+pub(crate) mod here;
 pub(crate) mod hooks;
 pub(crate) mod image;
 pub(crate) mod inject;

@@ -43,13 +43,10 @@ use crate::{
         flags,
         ExitReason, //
     },
-    host::{
-        cpu::State,
-        timing::{
-            self,
-            IrqsMasked,
-            PreemptOff, //
-        },
+    host::timing::{
+        self,
+        IrqsMasked,
+        PreemptOff, //
     },
 };
 
@@ -264,7 +261,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         vcpu.leave_mode();
         return Ok(Entry::WorkFirst);
     }
-    if cpu.state() != State::Hyp {
+    if !cpu.may_run(service, masked.proof()) {
         vcpu.leave_mode();
         return Ok(Entry::NoEl2(cpu.number()));
     }
@@ -302,7 +299,11 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     } else {
         timing::guest_exit();
     }
-    outcome.map(Entry::Exited)
+    match outcome {
+        // The stub has answered: somebody has given this CPU back behind our back, and the guest did not run.
+        Err(error) if error == EBUSY => Ok(Entry::NoEl2(cpu.number())),
+        outcome => outcome.map(Entry::Exited),
+    }
 }
 
 /// The interrupt that ended the guest's run is taken here, the tick above all, while the time is still the guest's.
