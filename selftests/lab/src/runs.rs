@@ -175,7 +175,7 @@ const BASE: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 13] = [
+const COMMON: [&str; 15] = [
     "machine",
     "load_unload",
     "regs",
@@ -186,6 +186,8 @@ const COMMON: [&str; 13] = [
     "hotplug",
     "offline_at_load",
     "fail_at",
+    "admission",
+    "selfcheck",
     "contain",
     "pool_too_small",
     "hibernate_core",

@@ -2,6 +2,7 @@
 
 //! The tests, one file each, and what they have in common.
 
+mod admission;
 mod contain;
 mod cpu_hotplug_kselftest;
 mod fail_at;
@@ -41,6 +42,7 @@ mod refuse_el1;
 mod refuse_kvm;
 mod refuse_vhe;
 mod regs;
+mod selfcheck;
 mod shutdown_paths;
 mod tables_at;
 
@@ -100,7 +102,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 42] = [
+pub const PROGRAMS: [Program; 44] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -110,6 +112,8 @@ pub const PROGRAMS: [Program; 42] = [
     plain("hotplug", 300, hotplug::test),
     plain("offline_at_load", 300, offline_at_load::test),
     plain("fail_at", 900, fail_at::test),
+    plain("admission", 300, admission::test),
+    plain("selfcheck", 300, selfcheck::test),
     plain("contain", 300, contain::test),
     plain("pool_too_small", 300, pool_too_small::test),
     plain("hibernate_core", 300, hibernate_core::test),
