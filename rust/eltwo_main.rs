@@ -10,6 +10,11 @@ use kernel::{
     sync::Arc, //
 };
 
+use common::lifecycle::{
+    self,
+    Loader,
+    Stage, //
+};
 use host::{
     debugfs::Directory,
     hooks,
@@ -82,6 +87,18 @@ module! {
             default: 0,
             description: "Testing: 1 allows exceptions to be taken at EL2 on purpose (eltwo/provoke in debugfs)",
         },
+        fake_id: u32 {
+            default: 0,
+            description: "Testing: the ID register that the CPU of fail_cpu gives a false value of (0: none; see rust/host/inject.rs)",
+        },
+        fake_value: u64 {
+            default: 0,
+            description: "Testing: that value",
+        },
+        selfcheck: u8 {
+            default: 1,
+            description: "Compare all EL2 registers of a CPU with what was found each time that it is given back (0: do not)",
+        },
     },
 }
 
@@ -94,18 +111,15 @@ struct Eltwo {
     _active: Active,
 }
 
-/// A service that CPUs are in. The order of the fields is the order of unloading.
+/// A service that CPUs are in: what it has registered, by the stages of the life cycle.
 struct Active {
-    /// Takes every CPU down, and lets none in any more.
-    _hotplug: hooks::Hotplug,
-    /// From here on a CPU that wakes up is not brought up: it is not marked as asleep.
-    _syscore: hooks::Syscore,
-    _cpu_pm: hooks::CpuPm,
-    /// No callback can run any more.
-    _published: hooks::Published,
+    hotplug: Option<hooks::Hotplug>,
+    syscore: Option<hooks::Syscore>,
+    cpu_pm: Option<hooks::CpuPm>,
+    published: Option<hooks::Published>,
     /// The last reference: the pool goes back to the kernel.
     service: Arc<Service>,
-    _farewell: Farewell,
+    farewell: Option<Farewell>,
 }
 
 /// Says when everything is back as it was.
@@ -119,27 +133,63 @@ impl Drop for Farewell {
 
 impl Active {
     fn new() -> Result<Self> {
-        let service = Service::build(probe::admit()?)?;
-        // SAFETY: `service` is dropped after `published`, and that after all other guards: both the locals here and the
-        // fields of `Self` are dropped in this order.
-        let published = unsafe { hooks::Published::new(&service) };
-        inject::check(Step::CpuPm)?;
-        let cpu_pm = hooks::CpuPm::new()?;
-        inject::check(Step::Syscore)?;
-        let syscore = hooks::Syscore::new()?;
-        let hotplug = hooks::Hotplug::new(&service)?;
+        let mut active = Self {
+            hotplug: None,
+            syscore: None,
+            cpu_pm: None,
+            published: None,
+            service: Service::build(probe::admit()?)?,
+            farewell: None,
+        };
+        lifecycle::service::load(&mut active)?;
+        active.farewell = Some(Farewell);
+        Ok(active)
+    }
+}
+
+impl Loader for Active {
+    type Error = Error;
+
+    fn enter(&mut self, stage: Stage) -> Result {
+        match stage {
+            Stage::Published => {
+                // SAFETY: `service` is dropped after `drop` has left all stages, this one as the last.
+                self.published = Some(unsafe { hooks::Published::new(&self.service) });
+            }
+            Stage::CpuPm => {
+                inject::check(Step::CpuPm)?;
+                self.cpu_pm = Some(hooks::CpuPm::new()?);
+            }
+            Stage::Syscore => {
+                inject::check(Step::Syscore)?;
+                self.syscore = Some(hooks::Syscore::new()?);
+            }
+            Stage::Hotplug => self.hotplug = Some(hooks::Hotplug::new(&self.service)?),
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, stage: Stage) {
+        match stage {
+            Stage::Published => self.published = None,
+            Stage::CpuPm => self.cpu_pm = None,
+            Stage::Syscore => self.syscore = None,
+            Stage::Hotplug => self.hotplug = None,
+        }
+    }
+
+    fn still_open(&self) -> Result {
         // The shutdown path may have passed before the hooks were there.
         if hooks::system_goes_down() {
             return Err(EBUSY);
         }
-        Ok(Self {
-            _hotplug: hotplug,
-            _syscore: syscore,
-            _cpu_pm: cpu_pm,
-            _published: published,
-            service,
-            _farewell: Farewell,
-        })
+        self.service.still_open()
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        lifecycle::service::unload(self);
     }
 }
 

@@ -39,6 +39,8 @@ readers! {
     id_aa64mmfr0 = "ID_AA64MMFR0_EL1";
     /// ID_AA64MMFR1_EL1: VHE, HCX, VMID width.
     id_aa64mmfr1 = "ID_AA64MMFR1_EL1";
+    /// ID_AA64MMFR2_EL1: VA range.
+    id_aa64mmfr2 = "ID_AA64MMFR2_EL1";
     /// ID_AA64ISAR2_EL1: CLRBHB.
     id_aa64isar2 = "S3_0_C0_C6_2";
     /// ID_AA64DFR0_EL1: breakpoints and watchpoints.

@@ -17,6 +17,7 @@ pub mod exception;
 pub mod guest;
 pub mod idreg;
 pub mod layout;
+pub mod lifecycle;
 pub mod mmio;
 pub mod nth;
 pub mod pgds;

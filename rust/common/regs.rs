@@ -62,6 +62,8 @@ pub mod index {
     pub const CPTR: u64 = 9;
     /// ICC_SRE_EL2.
     pub const ICC_SRE: u64 = 23;
+    /// The one whose copy a test spoils: HACR_EL2, of which nothing depends on the copy.
+    pub const SPOILT: u64 = 11;
 }
 
 /// The register image, in the order of `eltwo_read_reg` in `asm/idmap.S`.

@@ -46,10 +46,7 @@ use kernel::{
 };
 
 use super::{
-    cpu::{
-        Cpu,
-        State, //
-    },
+    cpu::Cpu,
     hooks,
     inject,
     kvm::{
@@ -68,6 +65,7 @@ use crate::{
             ProvokeAt,
             HVC_STUB_CALLS, //
         },
+        lifecycle::State,
         pool::Use,
         regs::{
             index,

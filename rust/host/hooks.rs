@@ -29,11 +29,17 @@ use kernel::{
 };
 
 use super::{
-    cpu::State,
     inject,
     service::Service, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    common::lifecycle::{
+        self,
+        Hook,
+        State, //
+    },
+};
 
 static SERVICE: Atomic<*mut Service> = Atomic::new(null_mut());
 
@@ -176,10 +182,10 @@ extern "C" fn cpu_pm_event(
     // SAFETY: See above.
     let irqs = unsafe { IrqsOff::assume() };
     with_service(|service| match event as bindings::cpu_pm_event {
-        bindings::cpu_pm_event_CPU_PM_ENTER => service.suspend(&irqs),
+        bindings::cpu_pm_event_CPU_PM_ENTER => service.sleep(&irqs, Hook::Nap),
         // ENTER_FAILED: the CPU has stayed up. EXIT: it has lost its state or not; both are told the same way.
         bindings::cpu_pm_event_CPU_PM_ENTER_FAILED | bindings::cpu_pm_event_CPU_PM_EXIT => {
-            service.resume(&irqs)
+            service.sleep(&irqs, Hook::Wake)
         }
         _ => {}
     });
@@ -228,7 +234,7 @@ extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
     let irqs = unsafe { IrqsOff::assume() };
     with_service(|service| {
         service.image_may_go_stale();
-        service.suspend(&irqs);
+        service.sleep(&irqs, Hook::Nap);
     });
     0
 }
@@ -237,12 +243,12 @@ extern "C" fn system_suspend(_data: *mut c_void) -> c_int {
 extern "C" fn system_resume(_data: *mut c_void) {
     // SAFETY: See above.
     let irqs = unsafe { IrqsOff::assume() };
-    with_service(|service| service.resume(&irqs));
+    with_service(|service| service.sleep(&irqs, Hook::Wake));
 }
 
 /// Process context, interrupts on, hotplug disabled, all CPUs running.
 extern "C" fn system_shutdown(_data: *mut c_void) {
-    with_service(Service::close);
+    with_service(lifecycle::service::close);
 }
 
 /// Runs `function` on every online CPU with interrupts off, and waits for all.

@@ -25,10 +25,7 @@ use kernel::{
     prelude::*, //
 };
 
-use super::{
-    parameter,
-    trouble::Trouble, //
-};
+use super::parameter;
 use crate::{
     arch::witness::HostState,
     common::{
@@ -39,6 +36,10 @@ use crate::{
         guest::{
             flags,
             GuestConfig, //
+        },
+        lifecycle::{
+            admission::Ids,
+            Trouble, //
         },
         nth::NthFailure,
     },
@@ -84,6 +85,8 @@ pub(crate) enum Step {
     Debugfs = 15,
     /// A guest's first use of FP/SIMD ends in an exception at EL2 while the guest's registers are in the CPU.
     GuestSwitch = 100,
+    /// The copy of one register that a CPU's image is compared with is not what was read.
+    ImageCopy = 101,
 }
 
 impl Step {
@@ -106,6 +109,7 @@ impl Step {
             Self::CpuVerify => "the first call of a CPU",
             Self::Debugfs => "the files in debugfs",
             Self::GuestSwitch => "the switch to a guest",
+            Self::ImageCopy => "the copy of a register",
         }
     }
 
@@ -154,9 +158,7 @@ pub(crate) fn check(step: Step) -> Result {
 
 /// As [`check`], for a step that `cpu` takes. Nothing may be printed here.
 pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
-    let named = parameter::<u32>(module_parameters::fail_at.value()) == step as u32
-        && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu;
-    if named || NTH.fails() {
+    if spoils(step, cpu) || NTH.fails() {
         Err(Trouble::Injected)
     } else {
         Ok(())
@@ -286,4 +288,26 @@ where
             ENOMEM => pr_err!("refused: no memory for {what}; free some, and load again\n"),
             error => pr_err!("refused: {what}: error {}\n", error.to_errno()),
         })
+}
+
+/// Whether `fail_at` and `fail_cpu` ask for `step`, which spoils something instead of failing, on `cpu`.
+pub(crate) fn spoils(step: Step, cpu: u32) -> bool {
+    parameter::<u32>(module_parameters::fail_at.value()) == step as u32
+        && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu
+}
+
+/// Replaces what `cpu` says about itself: `fake_id=N fake_value=V` on the CPU that `fail_cpu` names. N is 0 for nothing,
+/// 1 to 3 for ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1, 4 for ICH_VTR_EL2.
+pub(crate) fn fake_id(cpu: u32, ids: &mut Ids) {
+    if parameter::<u32>(module_parameters::fail_cpu.value()) != cpu {
+        return;
+    }
+    let value = parameter::<u64>(module_parameters::fake_value.value());
+    match parameter::<u32>(module_parameters::fake_id.value()) {
+        1 => ids.mmfr0 = value,
+        2 => ids.mmfr1 = value,
+        3 => ids.mmfr2 = value,
+        4 => ids.ich_vtr = Some(value),
+        _ => {}
+    }
 }

@@ -8,6 +8,7 @@ use crate::bindings;
 
 pub(crate) mod cpu;
 pub(crate) mod debugfs;
+pub(crate) mod here;
 pub(crate) mod hooks;
 pub(crate) mod image;
 pub(crate) mod inject;

@@ -6,10 +6,6 @@
 
 use kernel::prelude::*;
 
-use super::{
-    mitigation,
-    trouble::Trouble, //
-};
 use crate::{
     arch::{
         el1,
@@ -21,9 +17,15 @@ use crate::{
             Call,
             Status,
             ABI_VERSION,
+            HVC_GET_ICH_VTR_EL2,
             HVC_STUB_ERR, //
         },
         addr::Granule,
+        lifecycle::admission::{
+            pa_range_bits,
+            Chosen,
+            Ids, //
+        },
         pgtable::tlb::TlbFeatures,
         regs::{
             tcr_el1,
@@ -55,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) speculative_at: bool,
     /// Smallest data cache line of the system.
     pub(crate) cache: el1::CacheGeometry,
+    /// What every CPU must be able to do.
+    pub(crate) chosen: Chosen,
 }
 
 /// `sys_reg(op0, op1, crn, crm, op2)` of Linux, the key of `read_sanitised_ftr_reg`.
@@ -88,19 +92,6 @@ pub(crate) fn has_cap(number: u32) -> bool {
 /// The four bits of `value` at `shift`.
 pub(crate) const fn field(value: u64, shift: u32) -> u64 {
     (value >> shift) & 0xf
-}
-
-/// Bits of a physical address by ID_AA64MMFR0_EL1.PARange. Reserved values count as the largest that is known.
-const fn pa_range_bits(pa_range: u64) -> u8 {
-    match pa_range {
-        0 => 32,
-        1 => 36,
-        2 => 40,
-        3 => 42,
-        4 => 44,
-        5 => 48,
-        _ => 52,
-    }
 }
 
 /// Who answers an HVC.
@@ -170,13 +161,25 @@ fn machine() -> Result<Machine> {
     let pa_size = field(sanitised(SYS_ID_AA64MMFR0_EL1), 0)
         .min((tcr_el1 >> tcr_el1::IPS_SHIFT) & tcr_el1::IPS_MASK)
         .min(largest_size);
+    let va_bits_max = if large_va { 52 } else { 48 };
+    let mut all = Ids {
+        mmfr0: sanitised(SYS_ID_AA64MMFR0_EL1),
+        mmfr1: sanitised(SYS_ID_AA64MMFR1_EL1),
+        mmfr2: sanitised(SYS_ID_AA64MMFR2_EL1),
+        ..Ids::default()
+    };
+    if has_cap(bindings::ARM64_HAS_GICV3_CPUIF) {
+        // This CPU stands for all: each of them is compared with it.
+        // SAFETY: The stub owns EL2, as its answer has shown, and the kernel uses the system registers of the GIC.
+        all.ich_vtr = unsafe { ich_vtr() };
+    }
     Ok(Machine {
         granule,
         lpa2,
         wide,
         pa_bits: pa_range_bits(pa_size),
         pa_size,
-        va_bits_max: if large_va { 52 } else { 48 },
+        va_bits_max,
         mair: sysreg::mair_el1(),
         tlb: TlbFeatures {
             ttl: field(sanitised(SYS_ID_AA64MMFR2_EL1), 48) != 0,
@@ -184,23 +187,42 @@ fn machine() -> Result<Machine> {
         },
         speculative_at: has_cap(bindings::ARM64_WORKAROUND_SPECULATIVE_AT),
         cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),
+        chosen: Chosen {
+            granule,
+            pa_size: pa_size as u8,
+            lpa2,
+            lpa2_stage2: lpa2 && all.has_lpa2_stage2(granule),
+            va_bits: va_bits_max,
+            vmid_bits: all.vmid_bits(),
+            list_registers: all.list_registers(),
+        },
     })
 }
 
-/// Checks that this CPU can do what was chosen for all.
-pub(crate) fn admit_this_cpu(machine: &Machine) -> Result<(), Trouble> {
-    let pa_range = field(sysreg::id_aa64mmfr0(), 0);
-    if pa_range < machine.pa_size {
-        return Err(Trouble::PaRange {
-            has: pa_range_bits(pa_range),
-            chosen: machine.pa_bits,
-        });
+/// Whether the kernel entered this CPU at EL2.
+pub(crate) fn this_cpu_entered_at_el2() -> bool {
+    el1::at_el1() && has_el2() && !ticks_on_virtual_timer()
+}
+
+/// What this CPU says about itself at EL1.
+pub(crate) fn this_cpu_ids() -> Ids {
+    Ids {
+        mmfr0: sysreg::id_aa64mmfr0(),
+        mmfr1: sysreg::id_aa64mmfr1(),
+        mmfr2: sysreg::id_aa64mmfr2(),
+        ..Ids::default()
     }
-    if !el1::at_el1() || !has_el2() || ticks_on_virtual_timer() {
-        return Err(Trouble::NotAtEl2);
-    }
-    mitigation::admit_this_cpu();
-    Ok(())
+}
+
+/// ICH_VTR_EL2 of this CPU, which the stub reads for us; `None` if the stub is too old to do so.
+///
+/// # Safety
+///
+/// The stub owns EL2, and ICC_SRE_EL2.SRE is set: else the stub would take an UNDEFINED exception without end.
+pub(crate) unsafe fn ich_vtr() -> Option<u64> {
+    // SAFETY: By the contract; the call changes nothing.
+    let [x0, x1, ..] = unsafe { el1::hvc([HVC_GET_ICH_VTR_EL2, 0, 0, 0, 0]) };
+    (x0 == 0).then_some(x1)
 }
 
 /// Whether the CPU implements EL2.

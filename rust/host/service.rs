@@ -2,7 +2,15 @@
 
 //! Host: the service: everything that a loaded eltwo consists of, built in order and taken apart in reverse.
 
-use core::mem::offset_of;
+use core::{
+    mem::offset_of,
+    sync::atomic::{
+        fence,
+        AtomicBool,
+        AtomicU32,
+        Ordering, //
+    },
+};
 
 use kernel::{
     cpu::{
@@ -12,11 +20,6 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
         Arc,
         Mutex, //
     },
@@ -24,6 +27,7 @@ use kernel::{
 
 use super::{
     cpu::Cpu,
+    here::OnCpu,
     hooks::{
         self,
         IrqsOff, //
@@ -51,7 +55,7 @@ use super::{
         self,
         Tables, //
     },
-    trouble::Trouble, //
+    trouble::to_errno, //
 };
 use crate::{
     arch::el1::HvcRegs,
@@ -64,6 +68,14 @@ use crate::{
         },
         addr::Address,
         demand::Demand,
+        lifecycle::{
+            self,
+            Done,
+            Gate,
+            Hook,
+            Machine as AllCpus,
+            Trouble, //
+        },
         pool::Use,
         regs::sctlr,
         shared::Facts, //
@@ -74,6 +86,28 @@ use crate::{
 /// Size of an EL2 stack, rounded up to whole pages.
 const STACK_BYTES: u64 = 8192;
 
+/// [`Gate`], shared by all CPUs.
+pub(crate) struct Flags(AtomicU32);
+
+impl Flags {
+    /// What is set.
+    #[inline]
+    pub(super) fn get(&self) -> Gate {
+        Gate::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Adds `what`.
+    pub(super) fn raise(&self, what: Gate) {
+        self.0.fetch_or(what.bits(), Ordering::SeqCst);
+        // Before the mask of online CPUs is read, or an IPI is sent: a CPU that is not told sees the flags.
+        fence(Ordering::SeqCst);
+    }
+
+    fn lower(&self, what: Gate) -> Gate {
+        Gate::from_bits(self.0.fetch_and(!what.bits(), Ordering::SeqCst))
+    }
+}
+
 /// A loaded eltwo. Fields are dropped in order: the pool last, as everything else is in it.
 #[pin_data]
 pub(crate) struct Service {
@@ -81,14 +115,10 @@ pub(crate) struct Service {
     pub(crate) image: Image,
     pub(crate) tables: Tables,
     pub(crate) cpus: KVVec<Cpu>,
-    /// Set once an exception was taken at EL2, or the system goes down: no CPU is brought up any more.
-    closed: Atomic<bool>,
-    /// An exception was taken at EL2.
-    failed: Atomic<bool>,
-    /// It was, and [`Self::settle`] has not seen to it.
-    unsettled: Atomic<bool>,
+    /// What holds for all CPUs.
+    pub(super) flags: Flags,
     /// The image must be cleaned to the PoC before the next init.
-    stale: Atomic<bool>,
+    pub(super) stale: AtomicBool,
     #[pin]
     pub(crate) log: Mutex<FaultLog>,
     /// Where the contexts of vCPUs are.
@@ -141,10 +171,8 @@ impl Service {
             image,
             tables,
             cpus,
-            closed: Atomic::new(false),
-            failed: Atomic::new(false),
-            unsettled: Atomic::new(false),
-            stale: Atomic::new(false),
+            flags: Flags(AtomicU32::new(Gate::OPEN.bits())),
+            stale: AtomicBool::new(false),
             log <- new_mutex!(FaultLog::default()),
             contexts <- new_mutex!(Chunks::default()),
             pool,
@@ -157,99 +185,65 @@ impl Service {
         self.cpus.get(CpuId::current().as_u32() as usize)
     }
 
-    /// Hotplug: `cpu`, on which this runs, has come.
+    /// Hotplug: `cpu`, on which this runs, has come. If it cannot serve, it goes offline again: a CPU without us would run
+    /// no guest, and the scheduler does not know that.
     pub(crate) fn online(&self, cpu: u32) -> Result {
-        let outcome = hooks::on_cpu(cpu, |irqs| {
-            let cpu = self.this_cpu(irqs)?;
-            (!self.closed.load(Relaxed)).then(|| cpu.bring_up(self, irqs))
-        });
-        self.settle();
-        match outcome.flatten() {
-            Some(Err(trouble)) => {
+        lifecycle::service::online(self, cpu).map_or_else(
+            |trouble| {
                 pr_err!("refused: CPU{cpu}: {trouble}\n");
-                Err(trouble.to_errno())
-            }
-            Some(Ok(())) | None => Ok(()),
-        }
+                Err(to_errno(trouble))
+            },
+            |_| Ok(()),
+        )
     }
 
     /// Hotplug: `cpu`, on which this runs, goes.
     pub(crate) fn offline(&self, cpu: u32) {
-        hooks::on_cpu(cpu, |irqs| self.take_this_cpu_down(irqs));
-        self.settle();
-    }
-
-    fn take_this_cpu_down(&self, irqs: &IrqsOff) {
-        let cpu = self.this_cpu(irqs);
-        if let Some((cpu, Err(trouble))) = cpu.map(|cpu| (cpu, cpu.take_down(self, irqs))) {
-            pr_err!(
-                "CPU{}: not given back as it should be: {trouble}\n",
-                cpu.number()
-            );
+        if let Err(trouble) = lifecycle::service::offline(self, cpu) {
+            not_given_back(cpu, trouble);
         }
     }
 
-    /// CPU PM and system suspend: this CPU may lose its state. Nothing may be printed here.
-    pub(crate) fn suspend(&self, irqs: &IrqsOff) {
+    /// CPU PM and system suspend: this CPU may lose its state, or is back. Nothing may be printed here: a CPU that was not
+    /// taken shows as such in `debugfs/eltwo/cpus`.
+    pub(crate) fn sleep(&self, irqs: &IrqsOff, hook: Hook) {
         if let Some(cpu) = self.this_cpu(irqs) {
-            cpu.suspend(self, irqs);
-        }
-    }
-
-    /// CPU PM and system suspend: this CPU is back. Nothing may be printed here: a CPU that was not taken shows as such in
-    /// `debugfs/eltwo/cpus`.
-    pub(crate) fn resume(&self, irqs: &IrqsOff) {
-        if self.closed.load(Relaxed) {
-            return;
-        }
-        if let Some(cpu) = self.this_cpu(irqs) {
-            let _ = cpu.resume(self, irqs);
+            let _ = lifecycle::run(&OnCpu::new(cpu, self, irqs), hook);
         }
     }
 
     /// From here on the image's pages may be clean to the PoU only: a kernel that resumes from hibernation restores them so.
     /// The mark is in the restored memory too.
     pub(crate) fn image_may_go_stale(&self) {
-        self.stale.store(true, Relaxed);
+        self.stale.store(true, Ordering::Release);
     }
 
-    /// Cleans the image to the PoC again if that may be needed: it runs with the MMU off.
-    pub(crate) fn clean_if_stale(&self) {
-        if self.stale.xchg(false, Full) {
-            clean_image(&self.machine, &self.image);
-        }
-    }
-
-    /// An exception was taken at EL2, on any CPU, in any context: no CPU is brought up any more, and none waits for what the
-    /// failed one held. The rest is for [`Self::settle`].
-    pub(crate) fn on_fault(&self) {
-        self.closed.store(true, Relaxed);
-        self.failed.store(true, Relaxed);
-        self.pool.shared().lock.break_up();
-        self.unsettled.store(true, Relaxed);
+    /// Cleans the image to the PoC again: it runs with the MMU off.
+    pub(super) fn clean_image(&self) {
+        clean_image(&self.machine, &self.image);
     }
 
     /// Whether an exception was ever taken at EL2, on any CPU. Then no guest runs any more.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Relaxed)
+        self.flags.get().has_failed()
+    }
+
+    /// Whether CPUs are still taken.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` after a fault, `EBUSY` when the system goes down.
+    pub(crate) fn still_open(&self) -> Result {
+        match self.flags.get() {
+            gate if gate.has_failed() => Err(EIO),
+            gate if gate.is_closed() => Err(EBUSY),
+            _ => Ok(()),
+        }
     }
 
     /// Finishes what a fault left to do: takes every other CPU down and logs the reports. Process context.
     pub(crate) fn settle(&self) {
-        if self.unsettled.xchg(false, Full) {
-            hooks::on_each_cpu(|irqs| self.take_this_cpu_down(irqs));
-        }
-        for cpu in &self.cpus {
-            if let Some(report) = cpu.take_report() {
-                self.log.lock().record(self, cpu.number(), report);
-            }
-        }
-    }
-
-    /// Takes every CPU down for good: reboot and kexec. Process context.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Relaxed);
-        hooks::on_each_cpu(|irqs| self.take_this_cpu_down(irqs));
+        lifecycle::service::settle(self);
     }
 
     /// A hypercall, made on the CPU of the caller. Process context.
@@ -262,7 +256,8 @@ impl Service {
         let outcome = hooks::on_cpu(CpuId::current().as_u32(), |irqs| {
             let cpu = self.this_cpu(irqs).ok_or(EINVAL)?;
             if call == Call::Reset as u64 {
-                cpu.take_down(self, irqs).map_err(Trouble::to_errno)?;
+                let here = OnCpu::new(cpu, self, irqs);
+                lifecycle::run(&here, Hook::Down).map_err(to_errno)?;
                 return Ok([0; 5]);
             }
             cpu.call(self, call, args, irqs)
@@ -303,6 +298,52 @@ impl Service {
             self.pool.shared().facts.map.name()
         );
     }
+}
+
+impl AllCpus for Service {
+    fn gate(&self) -> Gate {
+        self.flags.get()
+    }
+
+    fn raise(&self, what: Gate) {
+        self.flags.raise(what);
+    }
+
+    fn lower(&self, what: Gate) -> Gate {
+        self.flags.lower(what)
+    }
+
+    fn tell(&self, cpu: u32, hook: Hook) -> Option<Result<Done, Trouble>> {
+        hooks::on_cpu(cpu, |irqs| {
+            let cpu = self.this_cpu(irqs)?;
+            Some(lifecycle::run(&OnCpu::new(cpu, self, irqs), hook))
+        })
+        .flatten()
+    }
+
+    fn tell_all(&self, hook: Hook) {
+        hooks::on_each_cpu(|irqs| {
+            let Some(cpu) = self.this_cpu(irqs) else {
+                return;
+            };
+            if let Err(trouble) = lifecycle::run(&OnCpu::new(cpu, self, irqs), hook) {
+                not_given_back(cpu.number(), trouble);
+            }
+        });
+    }
+
+    fn report(&self) {
+        for cpu in &self.cpus {
+            if let Some(report) = cpu.take_report() {
+                self.log.lock().record(self, cpu.number(), report);
+            }
+            cpu.tell_differences();
+        }
+    }
+}
+
+fn not_given_back(cpu: u32, trouble: Trouble) {
+    pr_err!("CPU{cpu}: not given back as it should be: {trouble}\n");
 }
 
 /// Makes the image what every CPU fetches and reads, with the MMU off as well.

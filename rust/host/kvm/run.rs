@@ -44,7 +44,6 @@ use crate::{
         ExitReason, //
     },
     host::{
-        cpu::State,
         inject::{
             self,
             Injected, //
@@ -269,7 +268,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         vcpu.leave_mode();
         return Ok(Entry::WorkFirst);
     }
-    if cpu.state() != State::Hyp {
+    if !cpu.may_run(service, masked.proof()) {
         vcpu.leave_mode();
         return Ok(Entry::NoEl2(cpu.number()));
     }
@@ -316,7 +315,8 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         timing::guest_exit();
     }
     match outcome {
-        Err(EBUSY) => Ok(Entry::NoEl2(cpu.number())),
+        // The stub has answered: somebody has given this CPU back behind our back, and the guest did not run.
+        Err(error) if error == EBUSY => Ok(Entry::NoEl2(cpu.number())),
         outcome => outcome.map(Entry::Exited),
     }
 }

@@ -82,10 +82,16 @@ enum Tests {
 }
 
 /// The cargo packages of the checkout.
-const PACKAGES: [Package; 4] = [
+const PACKAGES: [Package; 5] = [
     Package {
         name: "common code",
         dir: "",
+        clippy: &["--all-targets"],
+        tests: Tests::OnHost,
+    },
+    Package {
+        name: "life cycle of CPUs, exhaustively",
+        dir: "selftests/lifecycle",
         clippy: &["--all-targets"],
         tests: Tests::OnHost,
     },
@@ -353,6 +359,10 @@ impl Check<'_> {
         let result = cmd::run(command, &log, remedy, |line| {
             step.news(line);
             read_libtest(line, &mut group.tally);
+            // What a test has to say in any case.
+            if let Some(figure) = line.strip_prefix("figure: ") {
+                group.details.push(figure.to_owned());
+            }
         });
         match result {
             Err(error) if group.tally.failed.is_empty() => Err(error),

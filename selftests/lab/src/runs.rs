@@ -213,7 +213,7 @@ const KDUMP: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 13] = [
+const COMMON: [&str; 15] = [
     "machine",
     "load_unload",
     "regs",
@@ -224,6 +224,8 @@ const COMMON: [&str; 13] = [
     "hotplug",
     "offline_at_load",
     "fail_at",
+    "admission",
+    "selfcheck",
     "contain",
     "pool_too_small",
     "hibernate_core",

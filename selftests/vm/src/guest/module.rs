@@ -69,13 +69,17 @@ pub fn file() -> Result<File> {
     File::open(&path).context(path)
 }
 
-/// Loads the module with `parameters` (`name=value`, separated by blanks).
+/// Loads the module with `parameters` (`name=value`, separated by blanks). What they do not say is said here: all registers
+/// are compared each time that a CPU is given back.
 ///
 /// The outer error is one of the test itself; the inner one is the module's.
 pub fn try_load(parameters: &str) -> Result<Result<Loaded, Refused>> {
     let file = file()?;
     let mut log = Log::from_now()?;
-    let parameters = CString::new(parameters)?;
+    let parameters = match parameters.contains("selfcheck=") {
+        true => CString::new(parameters)?,
+        false => CString::new(format!("selfcheck=1 {parameters}"))?,
+    };
     Ok(
         match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
             Ok(()) => Ok(Loaded { armed: true }),

@@ -41,7 +41,7 @@ pub fn test() -> Test {
         .case("hibernate_core_while_not_loaded", not_loaded)
 }
 
-fn needs_pm_test() -> Result<()> {
+pub fn needs_pm_test() -> Result<()> {
     for file in [TEST, STATE] {
         if !Path::new(file).exists() {
             return Skip::because(format!("no {file}"));
@@ -54,7 +54,7 @@ fn needs_pm_test() -> Result<()> {
 }
 
 /// Goes to the last step before the image and back. The kernel waits five seconds there.
-fn hibernate() -> Result<()> {
+pub fn hibernate() -> Result<()> {
     fs::write(TEST, "core").context(TEST)?;
     let result = fs::write(STATE, "disk").context("hibernate");
     fs::write(TEST, "none").context(TEST)?;

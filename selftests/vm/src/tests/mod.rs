@@ -2,6 +2,7 @@
 
 //! The tests, one file each, and what they have in common.
 
+mod admission;
 mod contain;
 mod cpu_hotplug_kselftest;
 mod cpuidle;
@@ -47,6 +48,7 @@ mod refuse_el1;
 mod refuse_kvm;
 mod refuse_vhe;
 mod regs;
+mod selfcheck;
 mod shutdown_paths;
 mod soak;
 mod tables_at;
@@ -118,6 +120,8 @@ pub const PROGRAMS: &[Program] = &[
     plain("hotplug", 300, hotplug::test),
     plain("offline_at_load", 300, offline_at_load::test),
     plain("fail_at", 900, fail_at::test),
+    plain("admission", 300, admission::test),
+    plain("selfcheck", 300, selfcheck::test),
     plain("contain", 300, contain::test),
     plain("pool_too_small", 300, pool_too_small::test),
     plain("hibernate_core", 300, hibernate_core::test),

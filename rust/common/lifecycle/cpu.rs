@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Common: what one CPU does, on that CPU with interrupts off.
+
+use super::{
+    service::Gate,
+    state::{
+        Event,
+        State, //
+    },
+    trouble::Trouble, //
+};
+
+/// The CPU that this runs on, with interrupts off for as long as the value lives.
+pub trait Here {
+    /// What holds for all CPUs. Shared.
+    fn gate(&self) -> Gate;
+    /// Adds `what` to it, ordered before everything that this CPU does afterwards. Shared.
+    fn raise(&self, what: Gate);
+    /// Nobody may wait for a lock that this CPU held at EL2. Shared.
+    fn break_lock(&self);
+    /// Whether the image may be clean to the PoU only. Shared.
+    fn is_stale(&self) -> bool;
+    /// Cleans the image to the PoC. Several CPUs may do so at a time.
+    fn clean(&self);
+    /// The image has been cleaned. Shared.
+    fn set_fresh(&self);
+    /// EL2 of this CPU goes on running out of our memory: it must never be freed. Shared.
+    fn abandon(&self);
+
+    /// Where the CPU is.
+    fn state(&self) -> State;
+    /// Only [`Here::advance`] calls this.
+    fn set_state(&self, state: State);
+    /// Whether this CPU can serve. Reads its EL2 registers by way of the stub, keeps them, and changes nothing.
+    fn admit(&self) -> Result<(), Trouble>;
+    /// From the stub to our address space.
+    fn init(&self) -> Result<(), Trouble>;
+    /// The first call of our EL2.
+    fn verify(&self) -> Result<(), Trouble>;
+    /// From our address space to what was found at init.
+    fn reset(&self) -> Result<(), Trouble>;
+    /// Whether the stub answers, whatever we believe.
+    fn stub_owns_el2(&self) -> bool;
+    /// Compares the registers with those that were kept.
+    fn compare(&self, how: Comparison);
+
+    /// The one place where a CPU changes its state. An event that cannot happen is refused.
+    fn advance(&self, event: Event) -> Result<(), Trouble> {
+        let state = self.state();
+        match state.after(event) {
+            Some(next) => {
+                self.set_state(next);
+                Ok(())
+            }
+            None => Err(Trouble::Order { state, event }),
+        }
+    }
+}
+
+/// How registers are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Comparison {
+    /// The result is told at once.
+    Told,
+    /// Nothing may be printed here: a difference is kept for [`super::Machine::report`].
+    Kept,
+}
+
+/// What the kernel tells a CPU, or we by IPI.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Hook {
+    /// It has come online, or the module is being loaded.
+    Up,
+    /// It goes offline, the module is unloaded, the machine is shut down, or a fault somewhere has ended the service.
+    Down,
+    /// It may lose its state: CPU_PM_ENTER, system suspend. Nothing may be printed.
+    Nap,
+    /// It is back: CPU_PM_ENTER_FAILED, CPU_PM_EXIT, system resume. Nothing may be printed.
+    Wake,
+}
+
+/// How a hook has ended, if all went well.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Done {
+    /// There is nothing to do in this state.
+    Nothing,
+    /// The service is closed: the CPU is left alone.
+    LeftAlone,
+    /// The CPU has changed hands.
+    Moved,
+}
+
+/// Tells this CPU. Every hook can come in every state, and twice.
+///
+/// # Errors
+///
+/// The CPU could not be taken, or not be given back as it should be. Whatever the reason, its EL2 is the stub's, or our memory
+/// is never freed.
+pub fn run<H: Here>(here: &H, hook: Hook) -> Result<Done, Trouble> {
+    match (hook, here.state()) {
+        (Hook::Up, State::Stub | State::Refused | State::Asleep) | (Hook::Wake, State::Asleep) => {
+            if !here.gate().is_closed() {
+                return bring_up(here).map(|()| Done::Moved);
+            }
+            if here.state() == State::Asleep {
+                here.advance(Event::Forget)?;
+            }
+            Ok(Done::LeftAlone)
+        }
+        (Hook::Down, State::Hyp) => give_back(here, Event::Reset, Comparison::Told),
+        (Hook::Down, State::Asleep) => {
+            here.advance(Event::Forget)?;
+            Ok(Done::Moved)
+        }
+        (Hook::Nap, State::Hyp) => give_back(here, Event::Nap, Comparison::Kept),
+        _ => Ok(Done::Nothing),
+    }
+}
+
+/// From the stub to EL2. If it fails, the stub owns EL2 of this CPU as before.
+fn bring_up<H: Here>(here: &H) -> Result<(), Trouble> {
+    here.advance(Event::Begin)?;
+    let result = climb(here);
+    here.advance(match result {
+        Ok(()) => Event::Taken,
+        Err(trouble) if trouble.is_fault() => Event::Fault,
+        Err(_) => Event::Refuse,
+    })?;
+    result
+}
+
+fn climb<H: Here>(here: &H) -> Result<(), Trouble> {
+    // Cleaned first and noted afterwards: a CPU that finds it noted finds it done.
+    if here.is_stale() {
+        here.clean();
+        here.set_fresh();
+    }
+    here.admit()?;
+    here.init()?;
+    let verified = here.verify();
+    match verified {
+        Ok(()) => {}
+        // The stub owns EL2 already.
+        Err(Trouble::Fault) => fail(here),
+        // The CPU is at EL2 with us: take it back by the way that always works.
+        Err(_) => leave(here)?,
+    }
+    verified
+}
+
+fn give_back<H: Here>(here: &H, event: Event, how: Comparison) -> Result<Done, Trouble> {
+    match leave(here) {
+        Ok(()) => here.advance(event)?,
+        Err(trouble) => {
+            here.advance(Event::Fault)?;
+            return Err(trouble);
+        }
+    }
+    here.compare(how);
+    Ok(Done::Moved)
+}
+
+/// Reset: EL2 of this CPU is the stub's again.
+fn leave<H: Here>(here: &H) -> Result<(), Trouble> {
+    let result = here.reset();
+    match result {
+        Ok(()) => {}
+        // A stub call of the kernel's has been here before us.
+        Err(Trouble::Gone) => return Ok(()),
+        Err(trouble) => {
+            fail(here);
+            if trouble != Trouble::Fault && !here.stub_owns_el2() {
+                here.abandon();
+            }
+        }
+    }
+    result
+}
+
+/// EL2 has failed on this CPU: nobody is brought up any more, no guest runs any more, nobody waits for what this CPU held. The
+/// rest is for [`super::service::settle`].
+fn fail<H: Here>(here: &H) {
+    here.raise(Gate::FAULT);
+    here.break_lock();
+}
+
+/// Whether EL2 of this CPU can be called.
+pub fn may_call<H: Here>(here: &H) -> bool {
+    here.state() == State::Hyp
+}
+
+/// Whether a guest can be entered on this CPU.
+#[inline]
+pub fn may_run<H: Here>(here: &H) -> bool {
+    here.state() == State::Hyp && !here.gate().has_failed()
+}
+
+/// A call of this CPU's EL2, or a guest, has ended in an exception at EL2: the stub owns it again.
+pub fn fault<H: Here>(here: &H) {
+    fail(here);
+    if here.advance(Event::Fault).is_ok() {
+        here.compare(Comparison::Told);
+    }
+}
+
+/// The stub has answered where our EL2 should have: a stub call of the kernel's has given this CPU back.
+pub fn lost<H: Here>(here: &H) {
+    // In any other state it has nothing to lose.
+    let _ = here.advance(Event::Lost);
+}
