@@ -7,7 +7,7 @@
 // guest's are in the CPU, and `loaded` tells whether they are. The host's x18-x30, SP_EL0, ELR and SPSR are kept in `host`,
 // as for every call, so a fault finds them there. x0-x17 are the caller's to lose.
 //
-// In this file x1 = VcpuContext of the guest, x8 = its flags, x16 = GuestSlot, x17 = exit reason, wherever they are live.
+// The optional registers are in guest_extra.S. Here and there x1 = VcpuContext of the guest, x8 = its flags, x16 = GuestSlot, x17 = exit reason, wherever they are live.
 //
 // Everything runs at EL2h with DAIF masked and the MMU on (runtime PGD). EL2's own translation regime is never touched:
 // what is switched is EL1&0's, which is out of context at EL2 (Arm ARM D8.2.5, R_LFHQG).
@@ -19,41 +19,30 @@
 	.arch_extension fp
 	.arch_extension simd
 
-// The registers that are switched, in the order of common::guest::SysReg: SCTLR_EL1 and TCR_EL1 stand before these.
-	.macro	eltwo_sys_pairs action
-	\action	cpacr_el1, ttbr0_el1, 1
-	\action	ttbr1_el1, esr_el1, 2
-	\action	afsr0_el1, afsr1_el1, 3
-	\action	far_el1, mair_el1, 4
-	\action	vbar_el1, contextidr_el1, 5
-	\action	amair_el1, cntkctl_el1, 6
-	\action	par_el1, tpidr_el0, 7
-	\action	tpidrro_el0, tpidr_el1, 8
-	\action	sp_el1, elr_el1, 9
-	\action	spsr_el1, mdscr_el1, 10
-	\action	cntv_cval_el0, cntv_ctl_el0, 11
+// \action for each pair of the registers that are switched, in the order of common::guest::SysReg: SCTLR_EL1 and TCR_EL1 stand
+// before these. \base + \at is the address of the first one.
+	.macro	eltwo_sys_pairs action, base, at
+	\action	cpacr_el1, ttbr0_el1, \base, \at, 1
+	\action	ttbr1_el1, esr_el1, \base, \at, 2
+	\action	afsr0_el1, afsr1_el1, \base, \at, 3
+	\action	far_el1, mair_el1, \base, \at, 4
+	\action	vbar_el1, contextidr_el1, \base, \at, 5
+	\action	amair_el1, cntkctl_el1, \base, \at, 6
+	\action	par_el1, tpidr_el0, \base, \at, 7
+	\action	tpidrro_el0, tpidr_el1, \base, \at, 8
+	\action	sp_el1, elr_el1, \base, \at, 9
+	\action	spsr_el1, mdscr_el1, \base, \at, 10
+	\action	cntv_cval_el0, cntv_ctl_el0, \base, \at, 11
 	.endm
 
-	.macro	eltwo_save_guest first, second, pair
+	.macro	eltwo_save_pair first, second, base, at, pair
 	mrs	x2, \first
 	mrs	x3, \second
-	stp	x2, x3, [x1, #({VCPU_SYS} + 16 * \pair)]
+	stp	x2, x3, [\base, #(\at + 16 * \pair)]
 	.endm
 
-	.macro	eltwo_load_guest first, second, pair
-	ldp	x2, x3, [x1, #({VCPU_SYS} + 16 * \pair)]
-	msr	\first, x2
-	msr	\second, x3
-	.endm
-
-	.macro	eltwo_save_host first, second, pair
-	mrs	x2, \first
-	mrs	x3, \second
-	stp	x2, x3, [x16, #({SLOT_SYS} + 16 * \pair)]
-	.endm
-
-	.macro	eltwo_load_host_pair first, second, pair
-	ldp	x2, x3, [x16, #({SLOT_SYS} + 16 * \pair)]
+	.macro	eltwo_load_pair first, second, base, at, pair
+	ldp	x2, x3, [\base, #(\at + 16 * \pair)]
 	msr	\first, x2
 	msr	\second, x3
 	.endm
@@ -69,6 +58,28 @@
 	.macro	eltwo_no_walks reg
 	orr	\reg, \reg, #(1 << 7)
 	orr	\reg, \reg, #(1 << 23)
+	.endm
+
+// SPECULATIVE_AT: an AT that is executed speculatively walks with what is in the registers at that moment, also at EL2. No
+// mixture of the host's and a guest's may be walkable, so no walk can start from here on; and with the MMU on, whoever had it
+// off, nothing is taken for a flat mapping. Clobbers x2.
+	.macro	eltwo_shut_walks
+	mrs	x2, tcr_el1
+	eltwo_no_walks x2
+	msr	tcr_el1, x2
+	isb
+	mrs	x2, sctlr_el1
+	orr	x2, x2, #1
+	msr	sctlr_el1, x2
+	isb
+	.endm
+
+// The end of that: SCTLR_EL1 = x4 and only after it TCR_EL1 = x5. What was written before, VTTBR_EL2 included, holds with the
+// same ISB: up to it no walk can start.
+	.macro	eltwo_open_walks
+	msr	sctlr_el1, x4
+	isb
+	msr	tcr_el1, x5
 	.endm
 
 // eltwo_run_vcpu: HVC_RUN of the host.
@@ -92,17 +103,7 @@ eltwo_run_vcpu:
 	cbnz	x5, eltwo_run_interrupted
 
 	// Before the first access to the vCPU's page: should that be an exception of ours, the host is resumed by this frame.
-	stp	x18, x19, [sp, #({HOST} + 144)]
-	stp	x20, x21, [sp, #({HOST} + 160)]
-	stp	x22, x23, [sp, #({HOST} + 176)]
-	stp	x24, x25, [sp, #({HOST} + 192)]
-	stp	x26, x27, [sp, #({HOST} + 208)]
-	stp	x28, x29, [sp, #({HOST} + 224)]
-	mrs	x2, sp_el0
-	stp	x30, x2, [sp, #({HOST} + 240)]
-	mrs	x2, elr_el2
-	mrs	x3, spsr_el2
-	stp	x2, x3, [sp, #({HOST} + 256)]
+	eltwo_save_high sp, {HOST}, x2, x3
 	ldp	x6, x7, [x1, #({VCPU_REGS} + 256)]
 	ldr	x8, [x1, #{VCPU_FLAGS}]
 	// PSTATE.M may be EL0t, EL1t or EL1h. Anything else would make the ERET an illegal return, or one to EL2.
@@ -118,9 +119,11 @@ eltwo_run_vcpu:
 	mrs	x5, tcr_el1
 	stp	x4, x5, [x16, #{SLOT_SYS}]
 	eltwo_par_barrier
-	eltwo_sys_pairs eltwo_save_host
+	eltwo_sys_pairs eltwo_save_pair, x16, {SLOT_SYS}
+	tbnz	x8, #{FLAG_EXTRA}, eltwo_extra_save
+eltwo_extra_saved:
 
-	// From here on a fault has to put the host's registers back.
+	// From here on a fault has to put the host's registers back, the optional ones included: all are saved.
 	str	x1, [x16, #{SLOT_LOADED}]
 	tbnz	x8, #{FLAG_EXTRA}, eltwo_extra_enter
 eltwo_extra_entered:
@@ -132,7 +135,7 @@ eltwo_extra_entered:
 	msr	sctlr_el1, x4
 	msr	tcr_el1, x5
 eltwo_enter_walks_known:
-	eltwo_sys_pairs eltwo_load_guest
+	eltwo_sys_pairs eltwo_load_pair, x1, {VCPU_SYS}
 
 	add	x9, x1, #{VCPU_CONFIG}
 	ldp	x10, x11, [x9, #0]		// HCR, MDCR
@@ -168,22 +171,8 @@ eltwo_enter_ras_done:
 eltwo_enter_fp_done:
 	msr	elr_el2, x6
 	msr	spsr_el2, x7
-	ldp	x30, x2, [x1, #({VCPU_REGS} + 240)]
-	msr	sp_el0, x2
-	ldp	x28, x29, [x1, #({VCPU_REGS} + 224)]
-	ldp	x26, x27, [x1, #({VCPU_REGS} + 208)]
-	ldp	x24, x25, [x1, #({VCPU_REGS} + 192)]
-	ldp	x22, x23, [x1, #({VCPU_REGS} + 176)]
-	ldp	x20, x21, [x1, #({VCPU_REGS} + 160)]
-	ldp	x18, x19, [x1, #({VCPU_REGS} + 144)]
-	ldp	x16, x17, [x1, #({VCPU_REGS} + 128)]
-	ldp	x14, x15, [x1, #({VCPU_REGS} + 112)]
-	ldp	x12, x13, [x1, #({VCPU_REGS} + 96)]
-	ldp	x10, x11, [x1, #({VCPU_REGS} + 80)]
-	ldp	x8, x9, [x1, #({VCPU_REGS} + 64)]
-	ldp	x6, x7, [x1, #({VCPU_REGS} + 48)]
-	ldp	x4, x5, [x1, #({VCPU_REGS} + 32)]
-	ldp	x2, x3, [x1, #({VCPU_REGS} + 16)]
+	eltwo_load_high x1, {VCPU_REGS}, x2
+	eltwo_load_low x1, {VCPU_REGS}
 	ldp	x0, x1, [x1, #({VCPU_REGS} + 0)]
 	// A context synchronization event (SCTLR_EL2.EOS = 1): every register above holds for the guest.
 	eret
@@ -191,9 +180,8 @@ eltwo_enter_fp_done:
 	dsb	nsh
 	isb
 
-// SPECULATIVE_AT: an AT that is executed speculatively walks with what is in the registers at that moment, also at EL2. No
-// mixture of the host's and the guest's may be walkable: first no walks at all, then everything but SCTLR_EL1 and TCR_EL1,
-// then (eltwo_enter_allow_walks), with stage 2 on, the guest's SCTLR_EL1 and only after it TCR_EL1.
+// SPECULATIVE_AT (see eltwo_shut_walks; the host has its MMU on): first no walks at all, then everything but SCTLR_EL1 and
+// TCR_EL1, then, with stage 2 on, these.
 eltwo_enter_no_walks:
 	mov	x2, x5
 	eltwo_no_walks x2
@@ -203,9 +191,7 @@ eltwo_enter_no_walks:
 
 eltwo_enter_allow_walks:
 	ldp	x4, x5, [x1, #{VCPU_SYS}]
-	msr	sctlr_el1, x4
-	isb
-	msr	tcr_el1, x5
+	eltwo_open_walks
 	b	eltwo_enter_walks_allowed
 
 // Another vCPU of this VM ran here: what it left under the same VMID and ASIDs may mean something else for this one. The
@@ -231,22 +217,7 @@ eltwo_enter_ras:
 
 eltwo_enter_fp:
 	add	x9, x1, #{VCPU_FP}
-	ldp	q0, q1, [x9, #0]
-	ldp	q2, q3, [x9, #32]
-	ldp	q4, q5, [x9, #64]
-	ldp	q6, q7, [x9, #96]
-	ldp	q8, q9, [x9, #128]
-	ldp	q10, q11, [x9, #160]
-	ldp	q12, q13, [x9, #192]
-	ldp	q14, q15, [x9, #224]
-	ldp	q16, q17, [x9, #256]
-	ldp	q18, q19, [x9, #288]
-	ldp	q20, q21, [x9, #320]
-	ldp	q22, q23, [x9, #352]
-	ldp	q24, q25, [x9, #384]
-	ldp	q26, q27, [x9, #416]
-	ldp	q28, q29, [x9, #448]
-	ldp	q30, q31, [x9, #480]
+	eltwo_fp_pairs ldp, x9
 	add	x9, x9, #512
 	ldp	x2, x3, [x9]
 	msr	fpsr, x2
@@ -273,135 +244,6 @@ eltwo_run_illegal:
 	dsb	nsh
 	isb
 	.size	eltwo_run_vcpu, . - eltwo_run_vcpu
-
-// Registers that not every CPU has, and the buffers that the host's own tables are used for.
-//   in        x1, x8, x16 as above
-//   clobbers  x2-x4, x9
-	.type	eltwo_extra_enter, %function
-eltwo_extra_enter:
-	ldr	x9, [x1, #{VCPU_EXTRA_PRESENT}]
-	str	x9, [x16, #{SLOT_EXTRA_PRESENT}]
-	add	x4, x1, #{VCPU_EXTRA}
-	tbz	x9, #{EXTRA_HCRX}, 1f
-	ldr	x2, [x4, #(8 * {EXTRA_HCRX})]
-	msr	S3_4_C1_C2_2, x2	// HCRX_EL2
-1:	tbz	x9, #{EXTRA_HFGRTR}, 1f
-	ldp	x2, x3, [x4, #(8 * {EXTRA_HFGRTR})]
-	msr	S3_4_C1_C1_4, x2	// HFGRTR_EL2
-	msr	S3_4_C1_C1_5, x3	// HFGWTR_EL2
-	ldp	x2, x3, [x4, #(8 * {EXTRA_HFGRTR} + 16)]
-	msr	S3_4_C1_C1_6, x2	// HFGITR_EL2
-	msr	S3_4_C3_C1_4, x3	// HDFGRTR_EL2
-	ldr	x2, [x4, #(8 * {EXTRA_HFGRTR} + 32)]
-	msr	S3_4_C3_C1_5, x2	// HDFGWTR_EL2
-1:	tbz	x9, #{EXTRA_MPAM2}, 1f
-	ldr	x2, [x4, #(8 * {EXTRA_MPAM2})]
-	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
-1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
-	ldr	x2, [x4, #(8 * {EXTRA_ICH_HCR})]
-	msr	S3_4_C12_C11_0, x2	// ICH_HCR_EL2
-	// Without Enable, ICC_SRE_EL1 traps: the host's interface is not for the guest to switch.
-	ldr	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_ICC_SRE})]
-	bic	x2, x2, #8
-	msr	S3_4_C12_C9_5, x2	// ICC_SRE_EL2
-1:	tbz	x9, #{EXTRA_PMUSERENR}, 1f
-	mrs	x2, pmuserenr_el0
-	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMUSERENR})]
-	ldr	x2, [x4, #(8 * {EXTRA_PMUSERENR})]
-	msr	pmuserenr_el0, x2
-1:	tbz	x9, #{EXTRA_BRBCR}, 1f
-	mrs	x2, S2_1_C9_C0_0	// BRBCR_EL1
-	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_BRBCR})]
-	msr	S2_1_C9_C0_0, xzr
-1:	tbz	x9, #{EXTRA_PMSCR}, 1f
-	mrs	x3, S3_0_C9_C10_0	// PMBLIMITR_EL1
-	str	x3, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMBLIMITR})]
-	tbz	x3, #0, 1f		// E: the buffer is not in use
-	mrs	x2, S3_0_C9_C9_0	// PMSCR_EL1
-	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_PMSCR})]
-	msr	S3_0_C9_C9_0, xzr
-	// No new samples; then those that there are go to memory, with the host's tables; then the buffer is closed.
-	isb
-	hint	#17			// PSB CSYNC
-	dsb	nsh
-	msr	S3_0_C9_C10_0, xzr
-	isb
-1:	tbz	x9, #{EXTRA_TRFCR}, 1f
-	mrs	x2, S3_0_C1_C2_1	// TRFCR_EL1
-	str	x2, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_TRFCR})]
-	msr	S3_0_C1_C2_1, xzr
-	tbz	x9, #{EXTRA_TRBLIMITR}, 1f
-	mrs	x3, S3_0_C9_C11_0	// TRBLIMITR_EL1
-	str	x3, [x16, #({SLOT_EL2_EXTRA} + 8 * {EXTRA_TRBLIMITR})]
-	tbz	x3, #0, 1f		// E
-	isb
-	hint	#18			// TSB CSYNC
-	dsb	nsh
-	msr	S3_0_C9_C11_0, xzr
-	// Some cores need the trace to be drained again (Linux: ARM64_WORKAROUND_2064142).
-	hint	#18
-	dsb	nsh
-	isb
-1:	b	eltwo_extra_entered
-	.size	eltwo_extra_enter, . - eltwo_extra_enter
-
-// eltwo_extra_leave: undoes eltwo_extra_enter. The host's tables are in place.
-//   in        x16
-//   clobbers  x2, x3, x9, x30 is the return address
-	.type	eltwo_extra_leave, %function
-eltwo_extra_leave:
-	add	x3, x16, #{SLOT_EL2_EXTRA}
-	ldr	x9, [x16, #{SLOT_EXTRA_PRESENT}]
-	tbz	x9, #{EXTRA_HCRX}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_HCRX})]
-	msr	S3_4_C1_C2_2, x2	// HCRX_EL2
-1:	tbz	x9, #{EXTRA_HFGRTR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR})]
-	msr	S3_4_C1_C1_4, x2	// HFGRTR_EL2
-	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 8)]
-	msr	S3_4_C1_C1_5, x2	// HFGWTR_EL2
-	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 16)]
-	msr	S3_4_C1_C1_6, x2	// HFGITR_EL2
-	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 24)]
-	msr	S3_4_C3_C1_4, x2	// HDFGRTR_EL2
-	ldr	x2, [x3, #(8 * {EXTRA_HFGRTR} + 32)]
-	msr	S3_4_C3_C1_5, x2	// HDFGWTR_EL2
-1:	tbz	x9, #{EXTRA_MPAM2}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_MPAM2})]
-	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
-1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_ICC_SRE})]
-	msr	S3_4_C12_C9_5, x2	// ICC_SRE_EL2
-	ldr	x2, [x3, #(8 * {EXTRA_ICH_HCR})]
-	msr	S3_4_C12_C11_0, x2	// ICH_HCR_EL2
-1:	tbz	x9, #{EXTRA_PMUSERENR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_PMUSERENR})]
-	msr	pmuserenr_el0, x2
-1:	tbz	x9, #{EXTRA_PMSCR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_PMBLIMITR})]
-	tbz	x2, #0, 1f
-	// The buffer is reached with the host's tables, which must hold before it is opened, and it is open before a sample.
-	isb
-	msr	S3_0_C9_C10_0, x2	// PMBLIMITR_EL1
-	isb
-	ldr	x2, [x3, #(8 * {EXTRA_PMSCR})]
-	msr	S3_0_C9_C9_0, x2	// PMSCR_EL1
-1:	tbz	x9, #{EXTRA_TRBLIMITR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_TRBLIMITR})]
-	tbz	x2, #0, 1f
-	isb
-	msr	S3_0_C9_C11_0, x2	// TRBLIMITR_EL1
-	// Twice, for cores that need more time (Linux: ARM64_WORKAROUND_2038923).
-	isb
-	isb
-1:	tbz	x9, #{EXTRA_TRFCR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_TRFCR})]
-	msr	S3_0_C1_C2_1, x2	// TRFCR_EL1
-1:	tbz	x9, #{EXTRA_BRBCR}, 1f
-	ldr	x2, [x3, #(8 * {EXTRA_BRBCR})]
-	msr	S2_1_C9_C0_0, x2	// BRBCR_EL1
-1:	ret
-	.size	eltwo_extra_leave, . - eltwo_extra_leave
 
 // The host's EL2 registers and stage 1, after the guest's registers are saved, or given up.
 //   in        x16
@@ -430,7 +272,7 @@ eltwo_extra_leave:
 	ldp	x2, x3, [x5, #32]
 	msr	vttbr_el2, x2
 	msr	vtcr_el2, x3
-	eltwo_sys_pairs eltwo_load_host_pair
+	eltwo_sys_pairs eltwo_load_pair, x16, {SLOT_SYS}
 	ldp	x4, x5, [x16, #{SLOT_SYS}]
 	.endm
 
@@ -439,27 +281,10 @@ eltwo_extra_leave:
 	.type	eltwo_guest_exit, %function
 eltwo_guest_exit:
 	ldr	x1, [sp, #({SLOT} + {SLOT_LOADED})]
-	stp	x2, x3, [x1, #({VCPU_REGS} + 16)]
-	stp	x4, x5, [x1, #({VCPU_REGS} + 32)]
-	stp	x6, x7, [x1, #({VCPU_REGS} + 48)]
-	stp	x8, x9, [x1, #({VCPU_REGS} + 64)]
-	stp	x10, x11, [x1, #({VCPU_REGS} + 80)]
-	stp	x12, x13, [x1, #({VCPU_REGS} + 96)]
-	stp	x14, x15, [x1, #({VCPU_REGS} + 112)]
-	stp	x16, x17, [x1, #({VCPU_REGS} + 128)]
-	stp	x18, x19, [x1, #({VCPU_REGS} + 144)]
-	stp	x20, x21, [x1, #({VCPU_REGS} + 160)]
-	stp	x22, x23, [x1, #({VCPU_REGS} + 176)]
-	stp	x24, x25, [x1, #({VCPU_REGS} + 192)]
-	stp	x26, x27, [x1, #({VCPU_REGS} + 208)]
-	stp	x28, x29, [x1, #({VCPU_REGS} + 224)]
+	eltwo_save_low x1, {VCPU_REGS}
+	eltwo_save_high x1, {VCPU_REGS}, x6, x7
 	ldp	x2, x3, [sp, #({HOST} + 0)]
 	stp	x2, x3, [x1, #({VCPU_REGS} + 0)]
-	mrs	x4, sp_el0
-	stp	x30, x4, [x1, #({VCPU_REGS} + 240)]
-	mrs	x6, elr_el2
-	mrs	x7, spsr_el2
-	stp	x6, x7, [x1, #({VCPU_REGS} + 256)]
 	mov	x17, x0
 	add	x16, sp, #{SLOT}
 	ldr	x8, [x1, #{VCPU_FLAGS}]
@@ -488,7 +313,7 @@ eltwo_exit_serror_done:
 	mrs	x5, tcr_el1
 	stp	x4, x5, [x1, #{VCPU_SYS}]
 	eltwo_par_barrier
-	eltwo_sys_pairs eltwo_save_guest
+	eltwo_sys_pairs eltwo_save_pair, x1, {VCPU_SYS}
 	ldr	x2, [x1, #{VCPU_CONFIG}]
 	tbnz	x2, #{HCR_VSE_SHIFT}, eltwo_exit_vse
 eltwo_exit_vse_done:
@@ -506,17 +331,8 @@ eltwo_exit_walks_allowed:
 	tbnz	x8, #{FLAG_EXTRA}, eltwo_exit_extra
 eltwo_exit_extra_done:
 	str	xzr, [x16, #{SLOT_LOADED}]
-	ldp	x2, x3, [sp, #({HOST} + 256)]
-	msr	elr_el2, x2
-	msr	spsr_el2, x3
-	ldp	x30, x2, [sp, #({HOST} + 240)]
-	msr	sp_el0, x2
-	ldp	x28, x29, [sp, #({HOST} + 224)]
-	ldp	x26, x27, [sp, #({HOST} + 208)]
-	ldp	x24, x25, [sp, #({HOST} + 192)]
-	ldp	x22, x23, [sp, #({HOST} + 176)]
-	ldp	x20, x21, [sp, #({HOST} + 160)]
-	ldp	x18, x19, [sp, #({HOST} + 144)]
+	eltwo_load_return sp, {HOST}, x2, x3
+	eltwo_load_high sp, {HOST}, x2
 	mov	x1, x17
 	mov	x0, xzr
 	eret
@@ -541,7 +357,9 @@ eltwo_exit_unlearn_wanted:
 	smc	#0
 	ldr	x1, [x16, #{SLOT_LOADED}]
 3:	hint	#22			// CLRBHB, a NOP where it does not exist
-	// All of it holds for what is behind these: nothing is executed speculatively across them.
+	// Either way holds for branches behind a DSB and a context synchronization event. Those around HCR_EL2 come before all
+	// whose target is predicted, so no mutant dies here; they stay, as Arm gives each of the two ways with them, and
+	// what stands between here and there need not be looked at for branches.
 	dsb	nsh
 	isb
 	b	eltwo_exit_unlearned
@@ -579,7 +397,8 @@ eltwo_exit_abort:
 	b.lo	6f
 	b	4f
 5:	tbnz	x2, #10, 6f			// FnV
-4:	// The guest's stage 1 and 2 are still in place, and so is its PAR_EL1. The DMBs are eltwo_par_barrier's, unasked.
+4:	// The guest's stage 1 and 2 are still in place, and so is its PAR_EL1. The DMBs are eltwo_par_barrier's, unasked: the walk
+	// may load, too. Behind the second read comes the DSB that is behind all.
 	dmb	sy
 	mrs	x4, par_el1
 	dmb	sy
@@ -590,7 +409,6 @@ eltwo_translation:
 	isb
 	dmb	sy
 	mrs	x3, par_el1
-	dmb	sy
 	msr	par_el1, x4
 	// Somebody has changed the tables since: the guest will fault again, or not.
 	tbnz	x3, #0, 7f
@@ -659,46 +477,20 @@ eltwo_exit_vse:
 
 eltwo_exit_fp:
 	add	x9, x1, #{VCPU_FP}
-	stp	q0, q1, [x9, #0]
-	stp	q2, q3, [x9, #32]
-	stp	q4, q5, [x9, #64]
-	stp	q6, q7, [x9, #96]
-	stp	q8, q9, [x9, #128]
-	stp	q10, q11, [x9, #160]
-	stp	q12, q13, [x9, #192]
-	stp	q14, q15, [x9, #224]
-	stp	q16, q17, [x9, #256]
-	stp	q18, q19, [x9, #288]
-	stp	q20, q21, [x9, #320]
-	stp	q22, q23, [x9, #352]
-	stp	q24, q25, [x9, #384]
-	stp	q26, q27, [x9, #416]
-	stp	q28, q29, [x9, #448]
-	stp	q30, q31, [x9, #480]
+	eltwo_fp_pairs stp, x9
 	add	x9, x9, #512
 	mrs	x2, fpsr
 	mrs	x3, fpcr
 	stp	x2, x3, [x9]
 	b	eltwo_exit_fp_done
 
-// SPECULATIVE_AT, the way back, in exactly the opposite order: no walks, then the MMU on, so that nothing is taken for a
-// flat mapping; then the host's registers with stage 2 off; then SCTLR_EL1 and only after it TCR_EL1.
+// SPECULATIVE_AT, the way back, in exactly the opposite order.
 eltwo_exit_no_walks:
-	mrs	x2, tcr_el1
-	eltwo_no_walks x2
-	msr	tcr_el1, x2
-	isb
-	mrs	x2, sctlr_el1
-	orr	x2, x2, #1
-	msr	sctlr_el1, x2
-	isb
+	eltwo_shut_walks
 	b	eltwo_exit_walks_known
 
 eltwo_exit_allow_walks:
-	isb
-	msr	sctlr_el1, x4
-	isb
-	msr	tcr_el1, x5
+	eltwo_open_walks
 	b	eltwo_exit_walks_allowed
 
 eltwo_exit_extra:
@@ -741,19 +533,9 @@ eltwo_provoke_in_switch:
 eltwo_abandon_guest:
 	add	x16, sp, #{SLOT}
 	dsb	nsh
-	mrs	x2, tcr_el1
-	eltwo_no_walks x2
-	msr	tcr_el1, x2
-	isb
-	mrs	x2, sctlr_el1
-	orr	x2, x2, #1
-	msr	sctlr_el1, x2
-	isb
+	eltwo_shut_walks
 	eltwo_host_state
-	isb
-	msr	sctlr_el1, x4
-	isb
-	msr	tcr_el1, x5
+	eltwo_open_walks
 	str	xzr, [x16, #{SLOT_LOADED}]
 	b	eltwo_extra_leave
 	.size	eltwo_abandon_guest, . - eltwo_abandon_guest
@@ -830,12 +612,12 @@ eltwo_guest_vectors:
 	.purgem	eltwo_exit_vector
 	.purgem	eltwo_host_state
 	.purgem	eltwo_no_walks
+	.purgem	eltwo_shut_walks
+	.purgem	eltwo_open_walks
 	.purgem	eltwo_par_barrier
 	.purgem	eltwo_sys_pairs
-	.purgem	eltwo_save_guest
-	.purgem	eltwo_load_guest
-	.purgem	eltwo_save_host
-	.purgem	eltwo_load_host_pair
+	.purgem	eltwo_save_pair
+	.purgem	eltwo_load_pair
 	.size	eltwo_guest_vectors, . - eltwo_guest_vectors
 
 	.popsection

@@ -60,25 +60,8 @@ eltwo_vectors:
 //   in        x0 and x1 are saved already
 	.type	eltwo_host_sync, %function
 eltwo_host_sync:
-	stp	x2, x3, [sp, #({HOST} + 16)]
-	stp	x4, x5, [sp, #({HOST} + 32)]
-	stp	x6, x7, [sp, #({HOST} + 48)]
-	stp	x8, x9, [sp, #({HOST} + 64)]
-	stp	x10, x11, [sp, #({HOST} + 80)]
-	stp	x12, x13, [sp, #({HOST} + 96)]
-	stp	x14, x15, [sp, #({HOST} + 112)]
-	stp	x16, x17, [sp, #({HOST} + 128)]
-	stp	x18, x19, [sp, #({HOST} + 144)]
-	stp	x20, x21, [sp, #({HOST} + 160)]
-	stp	x22, x23, [sp, #({HOST} + 176)]
-	stp	x24, x25, [sp, #({HOST} + 192)]
-	stp	x26, x27, [sp, #({HOST} + 208)]
-	stp	x28, x29, [sp, #({HOST} + 224)]
-	mrs	x5, sp_el0
-	stp	x30, x5, [sp, #({HOST} + 240)]
-	mrs	x6, elr_el2
-	mrs	x7, spsr_el2
-	stp	x6, x7, [sp, #({HOST} + 256)]
+	eltwo_save_low sp, {HOST}
+	eltwo_save_high sp, {HOST}, x6, x7
 
 	mrs	x5, esr_el2
 	lsr	x5, x5, #{ESR_EC_SHIFT}
@@ -114,14 +97,7 @@ eltwo_call:
 	msr	sp_el0, x1
 	ldr	x29, [sp, #({HOST} + 232)]
 	ldr	x18, [sp, #({HOST} + 144)]
-	ldp	x16, x17, [sp, #({HOST} + 128)]
-	ldp	x14, x15, [sp, #({HOST} + 112)]
-	ldp	x12, x13, [sp, #({HOST} + 96)]
-	ldp	x10, x11, [sp, #({HOST} + 80)]
-	ldp	x8, x9, [sp, #({HOST} + 64)]
-	ldp	x6, x7, [sp, #({HOST} + 48)]
-	ldp	x4, x5, [sp, #({HOST} + 32)]
-	ldp	x2, x3, [sp, #({HOST} + 16)]
+	eltwo_load_low sp, {HOST}
 	ldp	x0, x1, [sp, #({HOST} + 0)]
 	eret
 	// Straight-line speculation past the ERET stops here.
@@ -190,25 +166,8 @@ eltwo_trap:
 	.type	eltwo_fault, %function
 eltwo_fault:
 	add	x1, sp, #{REPORT}
-	stp	x2, x3, [x1, #16]
-	stp	x4, x5, [x1, #32]
-	stp	x6, x7, [x1, #48]
-	stp	x8, x9, [x1, #64]
-	stp	x10, x11, [x1, #80]
-	stp	x12, x13, [x1, #96]
-	stp	x14, x15, [x1, #112]
-	stp	x16, x17, [x1, #128]
-	stp	x18, x19, [x1, #144]
-	stp	x20, x21, [x1, #160]
-	stp	x22, x23, [x1, #176]
-	stp	x24, x25, [x1, #192]
-	stp	x26, x27, [x1, #208]
-	stp	x28, x29, [x1, #224]
-	mrs	x2, sp_el0
-	stp	x30, x2, [x1, #240]
-	mrs	x2, elr_el2
-	mrs	x3, spsr_el2
-	stp	x2, x3, [x1, #256]
+	eltwo_save_low x1, 0
+	eltwo_save_high x1, 0, x2, x3
 	mrs	x4, esr_el2
 	mrs	x5, far_el2
 	stp	x4, x5, [x1, #({REPORT_ESR} + 0)]
@@ -229,17 +188,8 @@ eltwo_fault:
 	bl	eltwo_abandon_guest
 2:
 	// The host is inside a call: its frame, saved by eltwo_host_sync, tells where to return to.
-	ldp	x30, x1, [sp, #({HOST} + 240)]
-	msr	sp_el0, x1
-	ldp	x2, x3, [sp, #({HOST} + 256)]
-	msr	elr_el2, x2
-	msr	spsr_el2, x3
-	ldp	x18, x19, [sp, #({HOST} + 144)]
-	ldp	x20, x21, [sp, #({HOST} + 160)]
-	ldp	x22, x23, [sp, #({HOST} + 176)]
-	ldp	x24, x25, [sp, #({HOST} + 192)]
-	ldp	x26, x27, [sp, #({HOST} + 208)]
-	ldp	x28, x29, [sp, #({HOST} + 224)]
+	eltwo_load_return sp, {HOST}, x2, x3
+	eltwo_load_high sp, {HOST}, x1
 	mov	x0, #{HVC_RESET_VECTORS}
 	mov	x13, #{STATUS_FAULT}
 	b	eltwo_leave
@@ -281,4 +231,10 @@ eltwo_fault:
 	isb
 	.size	eltwo_fault, . - eltwo_fault
 
+	.purgem	eltwo_save_low
+	.purgem	eltwo_save_high
+	.purgem	eltwo_load_return
+	.purgem	eltwo_load_high
+	.purgem	eltwo_load_low
+	.purgem	eltwo_fp_pairs
 	.popsection

@@ -2,11 +2,16 @@
 
 //! Arch, host side: HVC and cache maintenance at EL1.
 //!
-//! Source: Arm ARM DDI 0487, B2.10 (caches), `arch/arm64/include/asm/assembler.h` of Linux for the errata.
+//! The order of maintenance and barriers, and why, is in `common::upkeep`; here each of them is one instruction.
 
 use core::arch::asm;
 
 use super::sysreg;
+use crate::common::upkeep::{
+    self,
+    Op,
+    Port, //
+};
 
 /// x0..x4 of an HVC, in both directions.
 pub(crate) type HvcRegs = [u64; 5];
@@ -114,26 +119,49 @@ pub(crate) unsafe fn restore_irqs(daif: u64) {
     unsafe { asm!("msr daif, {}", in(reg) daif, options(nostack, preserves_flags)) };
 }
 
-/// Makes a pending interrupt be taken now, if it is not masked: context synchronization (Arm ARM D1.3.6).
-#[inline]
-pub(crate) fn take_interrupts() {
-    // SAFETY: A barrier has no precondition. The handlers change memory, hence no `nomem`.
-    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+/// This CPU, as [`crate::common::upkeep`] sees it.
+struct Cpu;
+
+/// One instruction without an operand.
+macro_rules! plain {
+    ($instruction:literal) => {
+        // SAFETY: A barrier or an invalidation of instruction caches is always allowed: it changes no data. No `nomem`: each
+        // keeps its place among the accesses to memory.
+        unsafe { asm!($instruction, options(nostack, preserves_flags)) }
+    };
 }
 
-/// How far a line of the data cache reaches, and whether an erratum asks for every operation twice.
-#[derive(Clone, Copy)]
-pub(crate) struct CacheGeometry {
-    /// Smallest line of any data cache of the system, in bytes.
-    line_bytes: usize,
+impl Port for Cpu {
+    #[inline(always)]
+    fn issue(&self, op: Op) {
+        match op {
+            Op::DcCivac(line) => {
+                // SAFETY: Maintenance by VA loses no data. That the line is mapped is up to the two functions that issue it.
+                unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) }
+            }
+            Op::IcIalluis => plain!("ic ialluis"),
+            Op::DsbSy => plain!("dsb sy"),
+            Op::DsbIsh => plain!("dsb ish"),
+            Op::DsbIshst => plain!("dsb ishst"),
+            Op::Isb => plain!("isb"),
+        }
+    }
 }
+
+/// See [`upkeep::take_interrupts`].
+#[inline]
+pub(crate) fn take_interrupts() {
+    upkeep::take_interrupts(&Cpu);
+}
+
+/// See [`upkeep::CacheGeometry`].
+#[derive(Clone, Copy)]
+pub(crate) struct CacheGeometry(upkeep::CacheGeometry);
 
 impl CacheGeometry {
     /// From the system-wide value of CTR_EL0 (the smallest DminLine of all CPUs).
     pub(crate) fn from_ctr(ctr: u64) -> Self {
-        Self {
-            line_bytes: 4usize << ((ctr >> 16) & 0xf),
-        }
+        Self(upkeep::CacheGeometry::from_ctr(ctr))
     }
 
     /// Cleans and invalidates `len_bytes` bytes at `start` to the PoC, so that a guest that has its caches off finds what the host
@@ -143,108 +171,34 @@ impl CacheGeometry {
     ///
     /// The range is mapped as Normal memory in the kernel's linear map.
     pub(crate) unsafe fn clean_for_guest(self, start: *const u8, len_bytes: usize, twice: bool) {
-        let first = start as usize & !(self.line_bytes - 1);
-        let last = (start as usize + len_bytes).next_multiple_of(self.line_bytes);
-        // A size of a line is a power of two.
-        let lines = (last - first) >> self.line_bytes.trailing_zeros();
-        for _ in 0..=u8::from(twice) {
-            // SAFETY: The lines are mapped by the contract of this function.
-            unsafe { self.clean_lines(first, lines) };
-            // SAFETY: A barrier has no precondition. SY, because the guest's accesses may be Device.
-            unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-        }
+        self.0
+            .clean_to_poc(&Cpu, start as u64, len_bytes as u64, twice);
     }
 
-    /// Cleans and invalidates `lines` lines from `first`, the address of a line, on. Barriers are the caller's.
-    ///
-    /// Two lines in each turn: a guest's first access to a block of 2 MiB costs 32768 of them and little else.
-    ///
-    /// # Safety
-    ///
-    /// The lines are mapped as Normal memory in the kernel's linear map.
-    unsafe fn clean_lines(self, first: usize, lines: usize) {
-        let mut line = first;
-        if lines % 2 != 0 {
-            // SAFETY: The line is mapped by the contract of this function. Maintenance by VA loses no data.
-            unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
-            line += self.line_bytes;
-        }
-        if lines < 2 {
-            return;
-        }
-        // SAFETY: As above, for each of the lines; the counter is not zero at first, and ends the loop at zero.
-        unsafe {
-            asm!(
-                "2: dc civac, {line}",
-                "add {line}, {line}, {step}",
-                "dc civac, {line}",
-                "add {line}, {line}, {step}",
-                "subs {pairs}, {pairs}, #1",
-                "b.ne 2b",
-                line = inout(reg) line => _,
-                pairs = inout(reg) lines / 2 => _,
-                step = in(reg) self.line_bytes,
-                options(nostack),
-            );
-        }
-    }
-
-    /// Cleans and invalidates `len_bytes` bytes at `start` to the PoC, so that EL2 finds them with the MMU off, and no
-    /// line of ours can be written back over them later.
-    ///
-    /// CIVAC and not CVAC: some cores need it for a clean (`ARM64_WORKAROUND_CLEAN_CACHE`).
+    /// The same, so that EL2 finds them with the MMU off. Always twice: it is harmless elsewhere, and this is no hot path.
     ///
     /// # Safety
     ///
     /// The range is mapped as Normal memory in the kernel's linear map.
     pub(crate) unsafe fn clean_to_poc(self, start: *const u8, len_bytes: usize) {
-        let first = start as usize & !(self.line_bytes - 1);
-        let end = start as usize + len_bytes;
-        // Errata ask for the whole loop twice (ARM64_WORKAROUND_4311569); it is harmless elsewhere, and this is no hot path.
-        for _ in 0..2 {
-            let mut line = first;
-            while line < end {
-                // SAFETY: The line is mapped by the contract of this function. Maintenance by VA loses no data.
-                unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
-                line += self.line_bytes;
-            }
-            // SAFETY: A barrier has no precondition. SY, because the next reader has its MMU off, which makes its
-            // accesses Device and so outside of any shareability domain that ISH would name.
-            unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-        }
+        self.0
+            .clean_to_poc(&Cpu, start as u64, len_bytes as u64, true);
     }
 }
 
-/// Makes descriptors that this CPU has stored visible to the table walks of all CPUs.
-///
-/// ISHST: the stores must be observed by the walkers, which are Inner Shareable observers (TCR_EL2.SH0); loads play no
-/// part. No ISB: these tables are not in use before an HVC, which is a context synchronization event.
-///
-/// The DSB SY of [`CacheGeometry::clean_to_poc`], which follows on this CPU before any HVC, would do for both (no mutant dies
-/// here). It stays, because what a caller cleans later, and whether it does, must not decide whether its tables are seen.
+/// See [`upkeep::publish_tables`].
 pub(crate) fn publish_tables() {
-    // SAFETY: A barrier has no precondition.
-    unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+    upkeep::publish_tables(&Cpu);
 }
 
-/// Orders all stores of this CPU before its later loads, and before walks that see what those loads see.
+/// See [`upkeep::order_stores`].
 pub(crate) fn dsb_ish() {
-    // SAFETY: A barrier has no precondition.
-    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
+    upkeep::order_stores(&Cpu);
 }
 
-/// Invalidates the instruction caches of all CPUs.
+/// See [`upkeep::invalidate_icache`].
 pub(crate) fn invalidate_icache() {
-    // SAFETY: No instruction is lost: they are fetched again.
-    unsafe {
-        asm!(
-            "dsb ishst",
-            "ic ialluis",
-            "dsb ish",
-            "isb",
-            options(nostack, preserves_flags)
-        )
-    };
+    upkeep::invalidate_icache(&Cpu);
 }
 
 /// Whether this CPU runs its kernel at EL1.

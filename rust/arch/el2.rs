@@ -30,7 +30,8 @@ pub(crate) struct Cpu;
 macro_rules! plain {
     ($instruction:literal) => {
         // SAFETY: A barrier or an invalidation is always allowed at EL2: it changes no data, and a translation that is
-        // still wanted is walked anew. VTTBR_EL2 and TCR_EL1 are written for the time of an invalidation alone, and put back. No
+        // still wanted is walked anew. VTTBR_EL2, VTCR_EL2 and TCR_EL1 are written for the
+        // time of an invalidation alone, and put back. No
         // `nomem`: each keeps its place among the accesses to the tables.
         unsafe { asm!($instruction, options(nostack, preserves_flags)) }
     };
@@ -60,6 +61,7 @@ impl TlbPort for Cpu {
             Op::Tlbi(Tlbi::Vmalle1is) => plain!("tlbi vmalle1is"),
             Op::Tlbi(Tlbi::Vmalls12e1is) => plain!("tlbi vmalls12e1is"),
             Op::WriteVttbr(value) => with_operand!("msr vttbr_el2", value),
+            Op::WriteVtcr(value) => with_operand!("msr vtcr_el2", value),
             Op::WriteTcrEl1(value) => with_operand!("msr tcr_el1", value),
         }
     }
@@ -114,27 +116,6 @@ pub(crate) fn fault_by_write(va: u64) {
 pub(crate) fn fault_by_branch(va: u64) {
     // SAFETY: As in `fault_by_read`.
     unsafe { asm!("blr {}", in(reg) va, out("x30") _, options(nostack)) };
-}
-
-/// Runs `sequence`, which puts a guest's VTTBR_EL2 in place and takes it out again, with that guest's VTCR_EL2: VS tells how
-/// many bits of the VMID count, TG0 and DS how an address is to be read.
-pub(crate) fn with_vtcr(vtcr: u64, sequence: impl FnOnce()) {
-    let host: u64;
-    // SAFETY: Stage 2 is off for the host, whose VMID is 0 whatever its width. The sequence begins with barriers that make
-    // the write hold before its first TLBI.
-    unsafe {
-        asm!(
-            "mrs {host}, vtcr_el2",
-            "msr vtcr_el2, {guest}",
-            host = out(reg) host,
-            guest = in(reg) vtcr,
-            options(nostack, preserves_flags)
-        )
-    };
-    sequence();
-    // SAFETY: The value is the host's own. The sequence has ended with an ISB, so its TLBIs are behind it; the exception return
-    // is the context synchronization event for this write.
-    unsafe { asm!("msr vtcr_el2, {}", in(reg) host, options(nostack, preserves_flags)) };
 }
 
 /// Executes BRK, for the containment test.

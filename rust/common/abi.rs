@@ -76,7 +76,7 @@ pub enum Call {
     TlbIpa = CALL_BASE + 15,
     /// Invalidates all that is cached under the VMID of x1 = VTTBR_EL2 (x2 = VTCR_EL2 says how wide it is), on all CPUs.
     TlbVmid = CALL_BASE + 16,
-    /// Invalidates all that is cached of any guest, on all CPUs, and their instruction caches: VMIDs are handed out anew.
+    /// Invalidates all that is cached of any guest, on all CPUs: VMIDs are handed out anew.
     TlbAllVmids = CALL_BASE + 17,
 }
 

@@ -32,4 +32,5 @@ pub mod slots;
 pub mod smccc;
 pub mod sync;
 pub mod sysregs;
+pub mod upkeep;
 pub mod vmid;

@@ -42,6 +42,7 @@ global_asm!(
 );
 
 global_asm!(
+    include_str!("../../asm/frame.S"),
     include_str!("../../asm/vectors.S"),
     HOST = const offset_of!(CpuContext, host),
     REPORT = const offset_of!(CpuContext, report),

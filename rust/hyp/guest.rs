@@ -12,10 +12,7 @@ use core::{
 
 use crate::{
     arch::{
-        el2::{
-            self,
-            Cpu, //
-        },
+        el2::Cpu,
         sysreg, //
     },
     common::{
@@ -47,7 +44,8 @@ use crate::{
         pgtable::{
             tlb::{
                 invalidate_all_vms,
-                GuestTlb, //
+                GuestTlb,
+                Stage2Regs, //
             },
             Maintenance as _, //
         },
@@ -69,7 +67,9 @@ use super::{
 const HCR_VSE_SHIFT: u32 = 8;
 
 global_asm!(
+    include_str!("../../asm/frame.S"),
     include_str!("../../asm/guest.S"),
+    include_str!("../../asm/guest_extra.S"),
     HOST = const offset_of!(CpuContext, host),
     REPORT = const offset_of!(CpuContext, report),
     SHARED_VA = const offset_of!(CpuContext, shared_va),
@@ -237,15 +237,18 @@ fn host_el2(present: u64) -> HostEl2 {
     }
 }
 
-/// The TLBs of the guest with this VTTBR_EL2.
-fn tlb(memory: &Memory, guest_vttbr: u64) -> GuestTlb<Cpu> {
+/// The TLBs of the guest with these registers.
+fn tlb(memory: &Memory, vttbr: u64, vtcr: u64) -> GuestTlb<Cpu> {
     let facts = memory.facts();
     GuestTlb {
         port: Cpu,
         granule: facts.layout.granule(),
         features: facts.tlb,
-        guest_vttbr,
-        host_vttbr: sysreg::vttbr_el2(),
+        guest: Stage2Regs { vttbr, vtcr },
+        host: Stage2Regs {
+            vttbr: sysreg::vttbr_el2(),
+            vtcr: sysreg::vtcr_el2(),
+        },
         host_tcr: facts.speculative_at.then(sysreg::tcr_el1),
     }
 }
@@ -262,13 +265,13 @@ pub(super) fn tlb_ipa(
     let range = Ipa::new(ipa)
         .and_then(|first| AddrRange::new(first, bytes))
         .ok_or(Status::Invalid)?;
-    el2::with_vtcr(vtcr, || tlb(memory, vttbr).invalidate(range, stale));
+    tlb(memory, vttbr, vtcr).invalidate(range, stale);
     Ok([0; 4])
 }
 
 /// See [`Call::TlbVmid`].
 pub(super) fn tlb_vmid(memory: &Memory, vttbr: u64, vtcr: u64) -> Result<Results, Status> {
-    el2::with_vtcr(vtcr, || tlb(memory, vttbr).invalidate_vm());
+    tlb(memory, vttbr, vtcr).invalidate_vm();
     Ok([0; 4])
 }
 

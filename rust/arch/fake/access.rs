@@ -106,6 +106,7 @@ impl Cpu<'_> {
     /// Loads `bytes` bytes, 1, 2, 4 or 8. Unaligned is an error with the MMU off, and not modelled otherwise.
     pub fn load(&mut self, address: u64, bytes: u64) -> Checked<u64> {
         self.check_aligned(address, bytes)?;
+        self.lower_access()?;
         let target = self.target(address, Access::Read)?;
         let pa = target.pa;
         if target.uncached && self.system.memory.is_dirty(pa) {
@@ -126,6 +127,7 @@ impl Cpu<'_> {
 
     fn store_with(&mut self, address: u64, bytes: u64, value: u64, release: bool) -> Checked<()> {
         self.check_aligned(address, bytes)?;
+        self.lower_access()?;
         let target = self.target(address, Access::Write)?;
         let pa = target.pa;
         if target.uncached && self.system.memory.is_dirty(pa) {
@@ -195,6 +197,7 @@ impl System {
         release: bool,
     ) -> Checked<()> {
         let old = self.memory.write(pa, new, cached);
+        self.cpus[cpu].loads_ahead = true;
         self.trace.push(cpu, Event::Store { pa, old, new });
         self.changed(&Change {
             cpu,

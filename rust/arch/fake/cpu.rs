@@ -4,7 +4,6 @@
 
 use super::{
     regime::{
-        self,
         HCR_E2H,
         HCR_VM,
         SCTLR_EIS,
@@ -25,9 +24,6 @@ use super::{
     },
     System,
 };
-
-/// TCR_EL1.EPD0 and EPD1.
-const TCR_EPD: u64 = (1 << 7) | (1 << 23);
 
 /// A CPU of a [`System`], to execute instructions on.
 pub struct Cpu<'a> {
@@ -65,16 +61,7 @@ impl<'a> Cpu<'a> {
             let detail = "HCR_EL2.E2H = 1".into();
             return self.system.broken(Rule::Unsupported, self.number, detail);
         }
-        let of_el1 = matches!(
-            reg,
-            Reg::VttbrEl2 | Reg::VtcrEl2 | Reg::HcrEl2 | Reg::TcrEl1
-        );
-        if of_el1 && self.system.cpus[self.number].walks_of_el1 {
-            let detail = format!("msr {reg:?} without a DSB since the exception");
-            return self
-                .system
-                .broken(Rule::WalkInProgress, self.number, detail);
-        }
+        self.lower_before_msr(reg, value)?;
         let state = &mut self.system.cpus[self.number];
         let old = state.regs.insert(reg, value).unwrap_or(0);
         if !reg.needs_sync() {
@@ -83,21 +70,6 @@ impl<'a> Cpu<'a> {
         state.old.entry(reg).or_default().push(old);
         self.check_mixture()?;
         self.system.update_roots(self.number)
-    }
-
-    /// With the erratum, walks of EL1 are possible at EL2 unless TCR_EL1 forbids them: not under a VMID that is not the
-    /// one of TCR_EL1. The host's VMID is 0; for a guest, whoever enters it has changed the other registers before.
-    fn check_mixture(&mut self) -> Checked<()> {
-        let state = &self.system.cpus[self.number];
-        let vttbrs = state.possible(Reg::VttbrEl2);
-        let foreign = vttbrs.iter().any(|vttbr| regime::vmid(*vttbr) != 0);
-        let tcrs = state.possible(Reg::TcrEl1);
-        let walks = tcrs.iter().any(|tcr| tcr & TCR_EPD != TCR_EPD);
-        if !self.system.speculative_at || !foreign || !walks {
-            return Ok(());
-        }
-        let detail = format!("VTTBR_EL2 may be {vttbrs:x?}, TCR_EL1 {tcrs:x?}");
-        self.system.broken(Rule::MixedVmid, self.number, detail)
     }
 
     /// Sets a register to what it holds for certain, as if that had been long ago. For the set-up of a scene.
@@ -109,12 +81,19 @@ impl<'a> Cpu<'a> {
     /// ISB.
     pub fn isb(&mut self) -> Checked<()> {
         self.record(Event::Isb);
+        self.synchronise()
+    }
+
+    /// A context synchronization event.
+    fn synchronise(&mut self) -> Checked<()> {
+        self.lower_sync();
         self.system.synchronise(self.number)
     }
 
     /// DSB.
     pub fn dsb(&mut self, domain: Domain, kind: Kind) -> Checked<()> {
         self.record(Event::Dsb(domain, kind));
+        self.lower_dsb(domain, kind);
         self.system.complete(self.number, domain, kind)
     }
 
@@ -125,6 +104,7 @@ impl<'a> Cpu<'a> {
             let detail = format!("{tlbi} is UNDEFINED at {:?}", self.el());
             return self.system.broken(Rule::WrongLevel, self.number, detail);
         }
+        self.lower_tlbi(tlbi);
         self.system.issue_tlbi(self.number, tlbi);
         Ok(())
     }
@@ -142,12 +122,14 @@ impl<'a> Cpu<'a> {
     pub fn exception(&mut self) -> Checked<u64> {
         self.record(Event::Exception);
         let vectors = self.certain(Reg::VbarEl2)?;
-        if self.el() != El::Hyp {
+        let from = self.el();
+        self.lower_exception(from);
+        if from != El::Hyp {
             self.system.cpus[self.number].walks_of_el1 = true;
         }
         self.system.cpus[self.number].el = El::Hyp;
         if self.always(SCTLR_EIS) {
-            self.system.synchronise(self.number)?;
+            self.synchronise()?;
         }
         Ok(vectors)
     }
@@ -160,8 +142,9 @@ impl<'a> Cpu<'a> {
             return self.system.broken(Rule::WrongLevel, self.number, detail);
         }
         if self.always(SCTLR_EOS) {
-            self.system.synchronise(self.number)?;
+            self.synchronise()?;
         }
+        self.lower_eret(el)?;
         self.system.cpus[self.number].el = el;
         if el == El::Host {
             self.check_host()?;
@@ -173,7 +156,7 @@ impl<'a> Cpu<'a> {
     fn check_host(&mut self) -> Checked<()> {
         let vttbr = self.certain(Reg::VttbrEl2)?;
         let hcr = self.certain(Reg::HcrEl2)?;
-        if regime::vmid(vttbr) != 0 || hcr & HCR_VM != 0 {
+        if vttbr >> 48 != 0 || hcr & HCR_VM != 0 {
             let detail = format!("VTTBR_EL2 = {vttbr:#x}, HCR_EL2 = {hcr:#x}");
             return self.system.broken(Rule::WrongVmid, self.number, detail);
         }
@@ -234,6 +217,7 @@ impl<'a> Cpu<'a> {
 
     fn flush(&mut self, is: bool) -> Checked<()> {
         self.record(Event::Ic { is });
+        self.lower_flush();
         let flush = self.system.memory.issue_flush();
         self.system.cpus[self.number].flushes.push((flush, is));
         Ok(())

@@ -45,6 +45,7 @@ use crate::common::{
         Slot,
         TableMemory, //
     },
+    upkeep,
 };
 
 /// Memory for tables.
@@ -159,6 +160,8 @@ impl Machine {
                 Instruction::Isb => cpu.isb(),
                 Instruction::Tlbi(tlbi) => cpu.tlbi(tlbi),
                 Instruction::Msr(reg, value) => cpu.msr(reg, value),
+                Instruction::DcCivac(line) => cpu.dc_civac(line),
+                Instruction::IcIalluis => cpu.ic_ialluis(),
             };
         });
     }
@@ -172,6 +175,7 @@ pub fn instruction(op: Op) -> Instruction {
         Op::DsbIsh => Instruction::Dsb(Domain::Ish, Kind::Full),
         Op::Isb => Instruction::Isb,
         Op::WriteVttbr(value) => Instruction::Msr(Reg::VttbrEl2, value),
+        Op::WriteVtcr(value) => Instruction::Msr(Reg::VtcrEl2, value),
         Op::WriteTcrEl1(value) => Instruction::Msr(Reg::TcrEl1, value),
         Op::Tlbi(tlbi) => Instruction::Tlbi(match tlbi {
             tlb::Tlbi::Vae2is(operand) => Tlbi::Vae2 { operand, is },
@@ -209,6 +213,24 @@ impl TlbPort for Port {
     fn issue(&self, op: Op) {
         let from = Location::caller();
         for instruction in self.injector.pass(instruction(op), from) {
+            self.machine.execute(self.cpu, instruction);
+        }
+    }
+}
+
+impl upkeep::Port for Port {
+    #[track_caller]
+    fn issue(&self, op: upkeep::Op) {
+        let from = Location::caller();
+        let instruction = match op {
+            upkeep::Op::DcCivac(line) => Instruction::DcCivac(line),
+            upkeep::Op::IcIalluis => Instruction::IcIalluis,
+            upkeep::Op::DsbSy => Instruction::Dsb(Domain::Sy, Kind::Full),
+            upkeep::Op::DsbIsh => Instruction::Dsb(Domain::Ish, Kind::Full),
+            upkeep::Op::DsbIshst => Instruction::Dsb(Domain::Ish, Kind::Stores),
+            upkeep::Op::Isb => Instruction::Isb,
+        };
+        for instruction in self.injector.pass(instruction, from) {
             self.machine.execute(self.cpu, instruction);
         }
     }

@@ -14,12 +14,11 @@ use super::{
         GhostId,
         Pending, //
     },
-    regime,
+    memory::PAGE_BYTES,
     types::{
         CpuMask,
         Domain,
         Kind,
-        Reg,
         Tlbi, //
     },
     violation::Checked,
@@ -123,13 +122,7 @@ impl Reach {
 impl System {
     /// Issues an invalidation on `cpu`, which is at a level that may.
     pub(super) fn issue_tlbi(&mut self, cpu: usize, tlbi: Tlbi) {
-        let vmids: BTreeSet<u16> = self.cpus[cpu]
-            .possible(Reg::VttbrEl2)
-            .iter()
-            .map(|vttbr| regime::vmid(*vttbr))
-            .collect();
-        // With two VMIDs possible no entry of either is sure to go.
-        let vmid = vmids.first().copied().filter(|_| vmids.len() == 1);
+        let vmid = self.cpus[cpu].vmid();
         let by_vmid = !matches!(
             tlbi,
             Tlbi::Alle1 { .. } | Tlbi::Alle2 { .. } | Tlbi::Vae2 { .. } | Tlbi::Vale2 { .. }
@@ -224,6 +217,7 @@ impl System {
             return Ok(());
         }
         let bit: CpuMask = 1 << cpu;
+        self.cpus[cpu].loads_ahead &= domain < Domain::Ish;
         // Walks that began at EL1 are done, and no new one begins at EL2 (R_LFHQG).
         self.cpus[cpu].walks_of_el1 = false;
         let result = self.update_roots(cpu);
@@ -268,7 +262,12 @@ impl System {
             });
         }
         if domain >= Domain::Ish {
-            self.cpus[cpu].unpublished.clear();
+            let pages = core::mem::take(&mut self.cpus[cpu].unpublished);
+            if self.idc {
+                pages
+                    .iter()
+                    .for_each(|page| self.memory.unify(page * PAGE_BYTES));
+            }
         }
     }
 

@@ -34,6 +34,8 @@ struct Line {
     bypassed: bool,
     /// The PoU may hold an older value.
     behind_pou: bool,
+    /// It was cleaned to the PoC, which CPUs with an erratum may not have done.
+    cleaned_once: bool,
     /// CPUs whose instruction cache may hold an older value.
     stale_code: CpuMask,
 }
@@ -49,6 +51,8 @@ struct Page {
 #[derive(Clone, Default)]
 pub(super) struct Memory {
     pages: Pages<Box<Page>>,
+    /// An erratum: a clean is sure only when it was completed twice.
+    pub(super) repeat_clean: bool,
 }
 
 /// A clean or an invalidation that is not complete.
@@ -81,6 +85,7 @@ impl Memory {
                 dirty: false,
                 bypassed: false,
                 behind_pou: false,
+                cleaned_once: false,
                 // Whatever the page was before.
                 stale_code: CpuMask::MAX,
             };
@@ -157,6 +162,7 @@ impl Memory {
 
     /// Completes `pending` by a DSB of `domain`. What was written since it was issued is not covered.
     pub(super) fn complete_clean(&mut self, pending: PendingClean, domain: Domain) {
+        let repeat = self.repeat_clean;
         let line = &mut self.page(pending.line).lines[line(pending.line)];
         if line.version != pending.version || domain < Domain::Ish {
             return;
@@ -164,11 +170,20 @@ impl Memory {
         line.behind_pou = false;
         // An access with the MMU off is an Outer Shareable observer.
         if pending.clean != Clean::ToPou && domain >= Domain::Osh {
+            if repeat && !core::mem::replace(&mut line.cleaned_once, true) {
+                return;
+            }
             line.dirty = false;
             if pending.clean == Clean::AndInvalidate {
                 line.bypassed = false;
             }
         }
+    }
+
+    /// What was written to the page at `pa` is at the PoU, with no clean.
+    pub(super) fn unify(&mut self, pa: u64) {
+        let lines = &mut self.page(pa).lines;
+        lines.iter_mut().for_each(|line| line.behind_pou = false);
     }
 
     /// The lines whose old contents an IC that is issued now gets rid of: those that are clean to the PoU.
@@ -200,6 +215,7 @@ impl Line {
     fn write(&mut self, cached: bool) {
         self.version = self.version.wrapping_add(1);
         self.behind_pou = cached;
+        self.cleaned_once = false;
         self.stale_code = CpuMask::MAX;
         if cached {
             self.dirty = true;

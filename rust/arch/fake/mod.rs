@@ -29,9 +29,11 @@ mod cpu;
 mod descriptor;
 mod ghost;
 mod inject;
+mod lower;
 mod machine;
 mod maintenance;
 mod memory;
+mod mixture;
 mod pages;
 mod regime;
 mod roots;
@@ -55,6 +57,14 @@ pub use inject::{
     Injector,
     Site, //
 };
+pub use lower::{
+    Quirks,
+    DEFERRED,
+    MAIR_EL1,
+    SCTLR_EL1,
+    TTBR0_EL1,
+    TTBR1_EL1, //
+};
 pub use machine::{
     instruction,
     Machine,
@@ -62,12 +72,14 @@ pub use machine::{
     Tables, //
 };
 pub use memory::LINE_BYTES;
+pub use mixture::Regime;
 pub use types::{
     Access,
     Clean,
     Domain,
     El,
     Fetched,
+    Hint,
     Instruction,
     Kind,
     Reg,
@@ -81,6 +93,7 @@ pub use violation::{
 };
 
 use ghost::Ghosts;
+use lower::Lower;
 use memory::{
     Memory,
     PendingClean,
@@ -118,6 +131,10 @@ struct CpuState {
     walks_of_el1: bool,
     /// Complete, but for what this CPU has fetched ahead.
     flushed: Vec<PendingFlush>,
+    /// What lower levels have left besides.
+    lower: Lower,
+    /// Loads may be done before a store that stands in front of them.
+    loads_ahead: bool,
 }
 
 impl CpuState {
@@ -146,6 +163,8 @@ impl CpuState {
             flushes: Vec::new(),
             walks_of_el1: false,
             flushed: Vec::new(),
+            lower: Lower::default(),
+            loads_ahead: false,
         }
     }
 
@@ -160,6 +179,17 @@ impl CpuState {
         values.sort_unstable();
         values.dedup();
         values
+    }
+
+    /// The VMID in effect; `None` if it is not certain.
+    fn vmid(&self) -> Option<u16> {
+        let vttbrs = self.possible(Reg::VttbrEl2);
+        let vtcrs = self.possible(Reg::VtcrEl2);
+        let vmids: BTreeSet<u16> = vttbrs
+            .iter()
+            .flat_map(|vttbr| vtcrs.iter().map(|vtcr| regime::vmid(*vttbr, *vtcr)))
+            .collect();
+        vmids.first().copied().filter(|_| vmids.len() == 1)
     }
 
     fn forget_old_values(&mut self) {
@@ -180,6 +210,8 @@ pub struct System {
     repeat_tlbi: bool,
     /// An erratum: stage-1 walks of EL1 can begin at EL2 as well.
     speculative_at: bool,
+    /// CTR_EL0.IDC: what is stored is at the PoU as soon as it is seen.
+    idc: bool,
 }
 
 impl System {
@@ -195,7 +227,31 @@ impl System {
             violations: Vec::new(),
             repeat_tlbi: false,
             speculative_at: false,
+            idc: false,
         }
+    }
+
+    /// Gives all CPUs the erratum that a clean to the PoC must be completed twice
+    /// (Linux: `ARM64_WORKAROUND_4311569`).
+    pub fn needs_repeated_clean(&mut self) {
+        self.memory.repeat_clean = true;
+    }
+
+    /// Gives all CPUs CTR_EL0.IDC.
+    pub fn has_idc(&mut self) {
+        self.idc = true;
+    }
+
+    /// Whether all CPUs see what `cpu` has stored to the page at `pa`.
+    pub fn is_seen(&self, cpu: usize, pa: u64) -> bool {
+        !self.cpus[cpu]
+            .unpublished
+            .contains(&(pa / memory::PAGE_BYTES))
+    }
+
+    /// Whether a load of `cpu` may be done before a store that stands in front of it.
+    pub fn loads_ahead(&self, cpu: usize) -> bool {
+        self.cpus[cpu].loads_ahead
     }
 
     /// Gives all CPUs the erratum that broadcast invalidations must be completed twice

@@ -174,7 +174,9 @@ impl Root {
 
     /// The root of a guest's stage 2.
     pub(super) fn guest(hcr: u64, vttbr: u64, vtcr: u64) -> Self {
-        let stage = Stage::Guest { vmid: vmid(vttbr) };
+        let stage = Stage::Guest {
+            vmid: vmid(vttbr, vtcr),
+        };
         let control = match Control::decode(vtcr) {
             Ok(control) => control,
             Err(why) => return Self::broken(stage, why),
@@ -218,7 +220,8 @@ impl Root {
     }
 }
 
-/// VTTBR_EL2.VMID.
-pub(super) fn vmid(vttbr: u64) -> u16 {
-    bits(vttbr, 48, 16) as u16
+/// VTTBR_EL2.VMID, of which VTCR_EL2.VS says how many bits count.
+pub(super) fn vmid(vttbr: u64, vtcr: u64) -> u16 {
+    let width = if bits(vtcr, 19, 1) == 1 { 16 } else { 8 };
+    bits(vttbr, 48, width) as u16
 }

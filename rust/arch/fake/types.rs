@@ -57,6 +57,8 @@ pub enum Reg {
     TpidrEl2,
     /// Any other one, by name.
     Other(&'static str),
+    /// Not of the architecture: something of the model's that a context synchronization event does not touch.
+    Model(&'static str),
 }
 
 impl Reg {
@@ -73,6 +75,7 @@ impl Reg {
                 | Self::VttbrEl2
                 | Self::VtcrEl2
                 | Self::TcrEl1
+                | Self::Other(_)
         )
     }
 }
@@ -201,6 +204,10 @@ pub enum Instruction {
     Tlbi(Tlbi),
     /// MSR.
     Msr(Reg, u64),
+    /// DC CIVAC.
+    DcCivac(u64),
+    /// IC IALLUIS.
+    IcIalluis,
 }
 
 impl Instruction {
@@ -226,12 +233,27 @@ impl Instruction {
                 let text = tlbi.to_string();
                 text.split(',').next().unwrap_or_default().into()
             }
+            Self::DcCivac(_) => "dc civac".into(),
+            Self::IcIalluis => "ic ialluis".into(),
             Self::Msr(reg, _) => {
                 let name = format!("{reg:?}").to_lowercase();
                 format!("msr {}", name.replace("el", "_el"))
             }
         }
     }
+}
+
+/// A hint that is more than a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// ESB.
+    Esb,
+    /// PSB CSYNC.
+    PsbCsync,
+    /// TSB CSYNC.
+    TsbCsync,
+    /// CLRBHB.
+    ClrBhb,
 }
 
 /// What an access wants to do.

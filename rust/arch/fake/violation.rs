@@ -54,6 +54,16 @@ pub enum Rule {
     WrongVmid,
     /// The host does not find a register as it was.
     LostRegister,
+    /// An SError of one owner can come to another, or to EL2.
+    Serror,
+    /// An interrupt is not taken for sure where it should be.
+    Interrupt,
+    /// Branches are predicted by what a guest has taught.
+    Predictor,
+    /// Samples or trace data are lost, or written with the wrong tables.
+    Buffer,
+    /// Something that an erratum forbids.
+    Erratum,
     /// The tables do not say what they should.
     WrongTranslation,
     /// Memory is read that nobody has written.

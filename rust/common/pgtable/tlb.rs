@@ -59,6 +59,8 @@ pub enum Op {
     Tlbi(Tlbi),
     /// MSR VTTBR_EL2.
     WriteVttbr(u64),
+    /// MSR VTCR_EL2.
+    WriteVtcr(u64),
     /// MSR TCR_EL1.
     WriteTcrEl1(u64),
 }
@@ -195,6 +197,15 @@ pub fn invalidate_all_vms<P: TlbPort>(port: &P, features: TlbFeatures) {
     }
 }
 
+/// The registers of a stage 2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stage2Regs {
+    /// VTTBR_EL2, with the VMID.
+    pub vttbr: u64,
+    /// VTCR_EL2: VS tells how many bits of the VMID count, TG0 and DS how an address is to be read.
+    pub vtcr: u64,
+}
+
 /// Maintenance of one guest's stage 2, executed at EL2 while no guest runs on this CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestTlb<P> {
@@ -204,10 +215,10 @@ pub struct GuestTlb<P> {
     pub granule: Granule,
     /// What the CPUs need or offer.
     pub features: TlbFeatures,
-    /// VTTBR_EL2 of the guest: its VMID is what the TLBIs apply to.
-    pub guest_vttbr: u64,
-    /// VTTBR_EL2 to leave behind.
-    pub host_vttbr: u64,
+    /// Those of the guest: its VMID is what the TLBIs apply to.
+    pub guest: Stage2Regs,
+    /// Those to leave behind.
+    pub host: Stage2Regs,
     /// TCR_EL1 of the host, on CPUs with an erratum that lets an AT be executed speculatively while VTTBR_EL2 and the
     /// registers of EL1 belong to different guests (Linux: `ARM64_WORKAROUND_SPECULATIVE_AT`).
     pub host_tcr: Option<u64>,
@@ -229,20 +240,25 @@ impl<P: TlbPort> GuestTlb<P> {
             self.port.issue(Op::WriteTcrEl1(tcr | NO_WALKS));
             self.port.issue(Op::Isb);
         }
-        self.port.issue(Op::WriteVttbr(self.guest_vttbr));
+        self.put(self.guest);
         self.port.issue(Op::Isb);
         sequence();
         // The TLBIs are finished for this CPU too before anything else changes, as in the examples of the Arm ARM. It costs
         // little and spares every reader the proof that it could go: the DSB before it has completed the TLBIs, an MSR does
         // not overtake a DSB, and the ISB behind that MSR does for both. So no mutant dies here.
         self.port.issue(Op::Isb);
-        self.port.issue(Op::WriteVttbr(self.host_vttbr));
+        self.put(self.host);
         // What EL2 does next, it does under the host's VMID for sure.
         self.port.issue(Op::Isb);
         if let Some(tcr) = self.host_tcr {
             // No ISB: EL2 does not use it, and the host is entered by an exception return.
             self.port.issue(Op::WriteTcrEl1(tcr));
         }
+    }
+
+    fn put(&self, regs: Stage2Regs) {
+        self.port.issue(Op::WriteVttbr(regs.vttbr));
+        self.port.issue(Op::WriteVtcr(regs.vtcr));
     }
 
     /// Issues `tlbis` and waits until they are complete.

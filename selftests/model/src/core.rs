@@ -12,6 +12,8 @@
 
 use std::fmt;
 
+use eltwo::fake::Hint;
+
 use crate::{
     insn::{
         self,
@@ -90,6 +92,18 @@ pub trait Machine {
     fn msr(&mut self, reg: SysReg, value: u64) -> Outcome<()>;
     /// TLB and cache maintenance, address translation.
     fn sys(&mut self, op: SysOp, operand: u64) -> Outcome<()>;
+    /// DMB SY.
+    fn dmb(&mut self) -> Outcome<()>;
+    /// A hint that does something.
+    fn hint(&mut self, hint: Hint) -> Outcome<()>;
+    /// SMC with x0 = `function`.
+    fn smc(&mut self, function: u64) -> Outcome<()>;
+    /// PSTATE.A.
+    fn mask_serrors(&mut self, masked: bool);
+    /// FP/SIMD registers are about to be used.
+    fn use_fp(&mut self) -> Outcome<()>;
+    /// A branch to an address in a register is about to be taken.
+    fn branch_indirect(&mut self) -> Outcome<()>;
     /// DSB.
     fn dsb(&mut self, barrier: Barrier) -> Outcome<()>;
     /// ISB.
@@ -123,6 +137,8 @@ pub enum Event {
 pub struct Core {
     /// x0..x30.
     pub x: [u64; 31],
+    /// V0..V31.
+    pub v: [u128; 32],
     /// Program counter.
     pub pc: u64,
     /// PSTATE.SP: SP is SP_EL2 and not SP_EL0.
@@ -175,12 +191,37 @@ impl Core {
                 let field = self.get(rn) << (63 - msb) >> (63 - msb) >> lsb;
                 self.set(rd, field);
             }
+            Insn::Insert {
+                rd,
+                rn,
+                lsb,
+                to,
+                width,
+            } => {
+                let mask = u64::MAX >> (64 - width);
+                let kept = self.get(rd) & !(mask << to);
+                self.set(rd, kept | (((self.get(rn) >> lsb) & mask) << to));
+            }
+            Insn::ShiftRight { rd, rn, rm } => self.set(rd, self.get(rn) >> (self.get(rm) % 64)),
+            Insn::CompareIf { rn, rm, cond, nzcv } => {
+                self.nzcv = if self.holds(cond) {
+                    sub_flags(self.get(rn), self.get(rm))
+                } else {
+                    nzcv
+                };
+            }
             Insn::Adr { rd, offset } => self.set(rd, here.wrapping_add_signed(offset)),
             Insn::Branch { .. }
             | Insn::BranchCond { .. }
             | Insn::BranchTest { .. }
-            | Insn::BranchReg { .. } => self.branch(insn, here),
+            | Insn::BranchReg { .. } => {
+                if matches!(insn, Insn::BranchReg { .. }) {
+                    machine.branch_indirect()?;
+                }
+                self.branch(insn, here);
+            }
             Insn::Single { .. } | Insn::Pair { .. } => self.access(insn, machine)?,
+            Insn::FpPair { .. } => self.access_fp(insn, machine)?,
             Insn::Mrs { rt, reg } => {
                 let value = match reg {
                     SysReg::SPSEL => u64::from(self.el2h),
@@ -192,6 +233,14 @@ impl Core {
             Insn::Msr { reg, rt } => self.write_register(reg, self.get(rt), machine)?,
             Insn::SelectSp(el2h) => self.el2h = el2h,
             Insn::Sys { op, rt } => machine.sys(op, self.get(rt))?,
+            Insn::Dmb => machine.dmb()?,
+            Insn::Hint(hint) => machine.hint(hint)?,
+            Insn::MaskSerrors(masked) => machine.mask_serrors(masked),
+            Insn::Smc => {
+                machine.smc(self.get(0))?;
+                // SMCCC 1.1: no more than these are clobbered.
+                (0..4).for_each(|number| self.set(number, 0xf1f1_0000 + u64::from(number)));
+            }
             Insn::Dsb(barrier) => machine.dsb(barrier)?,
             Insn::Isb => machine.isb()?,
             Insn::Eret => return self.exception_return(machine),
@@ -344,6 +393,33 @@ impl Core {
                 self.set(rt, value);
             } else {
                 machine.store(address, self.get(rt))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn access_fp(&mut self, insn: Insn, machine: &mut impl Machine) -> Outcome<()> {
+        let Insn::FpPair {
+            load,
+            rt,
+            rn,
+            offset,
+        } = insn
+        else {
+            return Ok(());
+        };
+        machine.use_fp()?;
+        let base = self.get_or_sp(rn, true, machine)?;
+        for (place, number) in (0..).zip(rt) {
+            let address = base.wrapping_add_signed(offset + place * 16);
+            let register = &mut self.v[usize::from(number)];
+            if load {
+                let low = machine.load(address)?;
+                let high = machine.load(address.wrapping_add(8))?;
+                *register = u128::from(low) | (u128::from(high) << 64);
+            } else {
+                machine.store(address, *register as u64)?;
+                machine.store(address.wrapping_add(8), (*register >> 64) as u64)?;
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A64 instructions, as far as the idmap page and the vectors use them.
+//! A64 instructions, as far as the assembly of the image uses them.
 //!
 //! A disassembler tells what an instruction is; here its fields become numbers. What is not listed is an error that
-//! names it: code of these pages that the model has never run must not pass in silence.
+//! names it: code that the model has never run must not pass in silence.
 //!
 //! Source: Arm ARM DDI 0487, C6 (base instructions).
 
@@ -13,6 +13,7 @@ use disarm64::decoder::{
     self,
     InsnId, //
 };
+use eltwo::fake::Hint;
 
 use crate::sysreg::{
     SysOp,
@@ -119,6 +120,39 @@ pub enum Insn {
         /// Highest bit.
         msb: u32,
     },
+    /// BFM: BFI and BFXIL.
+    Insert {
+        /// Destination, the rest of which stays.
+        rd: Reg,
+        /// Source.
+        rn: Reg,
+        /// Lowest bit in the source.
+        lsb: u32,
+        /// Where it goes.
+        to: u32,
+        /// Number of bits.
+        width: u32,
+    },
+    /// LSRV.
+    ShiftRight {
+        /// Destination.
+        rd: Reg,
+        /// Source.
+        rn: Reg,
+        /// Number of bits.
+        rm: Reg,
+    },
+    /// CCMP of registers.
+    CompareIf {
+        /// First source.
+        rn: Reg,
+        /// Second source.
+        rm: Reg,
+        /// Condition code.
+        cond: u8,
+        /// NZCV if it does not hold.
+        nzcv: u64,
+    },
     /// ADR.
     Adr {
         /// Destination.
@@ -178,6 +212,17 @@ pub enum Insn {
         /// Offset.
         offset: i64,
     },
+    /// LDP and STP of 128-bit FP/SIMD registers, without write-back.
+    FpPair {
+        /// Whether it loads.
+        load: bool,
+        /// First and second data.
+        rt: [Reg; 2],
+        /// Base, SP if it is 31.
+        rn: Reg,
+        /// Offset.
+        offset: i64,
+    },
     /// MRS.
     Mrs {
         /// Destination.
@@ -194,6 +239,14 @@ pub enum Insn {
     },
     /// MSR SPSel, #imm.
     SelectSp(bool),
+    /// MSR DAIFSet and DAIFClr of PSTATE.A.
+    MaskSerrors(bool),
+    /// A hint that does something.
+    Hint(Hint),
+    /// DMB SY.
+    Dmb,
+    /// SMC.
+    Smc,
     /// SYS: TLBI, IC, DC.
     Sys {
         /// Operation.
@@ -276,7 +329,9 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
     // Of what is not named below, data processing has its width in bit 31.
     let wide = bits(word, 31, 1) == 1;
     let insn = match opcode.id() {
-        InsnId::HINT_UIMM7 => (word == NOP).then_some(Insn::Nop),
+        InsnId::HINT_UIMM7 => hint(word),
+        InsnId::DMB_BARRIER => (bits(word, 8, 4) == 0xf).then_some(Insn::Dmb),
+        InsnId::SMC_EXCEPTION => Some(Insn::Smc),
         InsnId::ISB_BARRIER_ISB => Some(Insn::Isb),
         InsnId::DSB_BARRIER => Some(Insn::Dsb(Barrier(bits(word, 8, 4) as u8))),
         InsnId::ERET => Some(Insn::Eret),
@@ -290,9 +345,13 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
             rt: reg(word, 0),
         }),
         InsnId::MSR_PSTATEFIELD_UIMM4 => {
-            // SPSel is op1 = 0, op2 = 5.
-            let is_spsel = bits(word, 16, 3) == 0 && bits(word, 5, 3) == 5;
-            is_spsel.then(|| Insn::SelectSp(bits(word, 8, 1) == 1))
+            // By op1, op2 and CRm: SPSel, DAIFSet #4 and DAIFClr #4.
+            match (bits(word, 16, 3), bits(word, 5, 3), bits(word, 8, 4)) {
+                (0, 5, value) => Some(Insn::SelectSp(value & 1 == 1)),
+                (3, 6, 4) => Some(Insn::MaskSerrors(true)),
+                (3, 7, 4) => Some(Insn::MaskSerrors(false)),
+                _ => None,
+            }
         }
         InsnId::SYS_UIMM3_OP1_CRn_CRm_UIMM3_OP2_Rt => SysOp::from_insn(word).map(|op| Insn::Sys {
             op,
@@ -308,7 +367,9 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
         InsnId::LDR_Rt_ADDR_UIMM12
         | InsnId::STR_Rt_ADDR_UIMM12
         | InsnId::LDP_Rt_Rt2_ADDR_SIMM7
-        | InsnId::STP_Rt_Rt2_ADDR_SIMM7 => memory(opcode.id(), word),
+        | InsnId::STP_Rt_Rt2_ADDR_SIMM7
+        | InsnId::LDP_Ft_Ft2_ADDR_SIMM7
+        | InsnId::STP_Ft_Ft2_ADDR_SIMM7 => memory(opcode.id(), word),
         InsnId::ADR_Rd_ADDR_PCREL21 => Some(Insn::Adr {
             rd: reg(word, 0),
             offset: signed(word, 5, 19, 4) + i64::from(bits(word, 29, 2)),
@@ -322,16 +383,20 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
 /// Whether `word` is there for the machine's sake: a barrier, maintenance, or the write of a system register.
 pub fn is_maintenance(word: u32) -> bool {
     // All are in the System encoding space, so that those which the interpreter does not know count as well: bits 31:22,
-    // and bit 21 clear (no MRS, no SYSL). NOP and its kin have CRn = 2 with op0 = 0 and op1 = 3.
-    let is_hint = word & 0xffff_f01f == 0xd503_201f;
-    let at = matches!(
-        decode(word),
-        Ok(Insn::Sys {
-            op: SysOp::AtS1e2r | SysOp::AtS1e2w,
-            ..
-        })
-    );
-    word & 0xffe0_0000 == 0xd500_0000 && !is_hint && !at
+    // and bit 21 clear (no MRS, no SYSL). NOP and its kin have CRn = 2 with op0 = 0 and op1 = 3: they count if they do something.
+    let is_idle = word & 0xffff_f01f == 0xd503_201f && !matches!(decode(word), Ok(Insn::Hint(_)));
+    word & 0xffe0_0000 == 0xd500_0000 && !is_idle
+}
+
+fn hint(word: u32) -> Option<Insn> {
+    Some(match bits(word, 5, 7) {
+        0 => Insn::Nop,
+        16 => Insn::Hint(Hint::Esb),
+        17 => Insn::Hint(Hint::PsbCsync),
+        18 => Insn::Hint(Hint::TsbCsync),
+        22 => Insn::Hint(Hint::ClrBhb),
+        _ => return None,
+    })
 }
 
 fn branch(id: InsnId, word: u32) -> Option<Insn> {
@@ -365,7 +430,7 @@ fn branch(id: InsnId, word: u32) -> Option<Insn> {
 fn memory(id: InsnId, word: u32) -> Option<Insn> {
     let load = matches!(
         id,
-        InsnId::LDR_Rt_ADDR_UIMM12 | InsnId::LDP_Rt_Rt2_ADDR_SIMM7
+        InsnId::LDR_Rt_ADDR_UIMM12 | InsnId::LDP_Rt_Rt2_ADDR_SIMM7 | InsnId::LDP_Ft_Ft2_ADDR_SIMM7
     );
     let rn = reg(word, 5);
     match id {
@@ -375,6 +440,14 @@ fn memory(id: InsnId, word: u32) -> Option<Insn> {
                 rt: reg(word, 0),
                 rn,
                 offset: i64::from(bits(word, 10, 12)) * 8,
+            })
+        }
+        InsnId::LDP_Ft_Ft2_ADDR_SIMM7 | InsnId::STP_Ft_Ft2_ADDR_SIMM7 => {
+            (bits(word, 30, 2) == 2 && bits(word, 23, 2) == 2).then(|| Insn::FpPair {
+                load,
+                rt: [reg(word, 0), reg(word, 10)],
+                rn,
+                offset: signed(word, 15, 7, 16),
             })
         }
         // Bits 24:23 = 10: signed offset, no write-back.
@@ -439,6 +512,32 @@ fn arithmetic(id: InsnId, word: u32) -> Option<Insn> {
             let (lsb, msb) = (bits(word, 16, 6), bits(word, 10, 6));
             return (lsb <= msb).then_some(Insn::Extract { rd, rn, lsb, msb });
         }
+        InsnId::BFM_Rd_Rn_IMMR_IMMS => {
+            let (immr, imms) = (bits(word, 16, 6), bits(word, 10, 6));
+            // BFXIL moves bits down, BFI moves them up.
+            let (lsb, to, width) = match imms.checked_sub(immr) {
+                Some(more) => (immr, 0, more + 1),
+                None => (0, 64 - immr, imms + 1),
+            };
+            Insn::Insert {
+                rd,
+                rn,
+                lsb,
+                to,
+                width,
+            }
+        }
+        InsnId::LSRV_Rd_Rn_Rm => Insn::ShiftRight {
+            rd,
+            rn,
+            rm: reg(word, 16),
+        },
+        InsnId::CCMP_Rn_Rm_NZCV_COND => Insn::CompareIf {
+            rn,
+            rm: reg(word, 16),
+            cond: bits(word, 12, 4) as u8,
+            nzcv: u64::from(bits(word, 0, 4)) << 28,
+        },
         _ => return None,
     })
 }
@@ -464,80 +563,4 @@ fn bitmask(word: u32) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decode_of_arithmetic_gives_operands() {
-        // mov sp, x7; cmp x0, #33; add x1, x1, x0, lsl #3; tst x3, #0xc; lsr x5, x5, #26; ubfx x5, x5, #24, #4
-        let add = |rd, rn, source| Insn::Arith {
-            op: Arith::Add,
-            flags: false,
-            rd,
-            rn,
-            source,
-        };
-        assert_eq!(decode(0x9100_00ff), Ok(add(31, 7, Source::Imm(0))));
-        assert_eq!(decode(0x8b00_0c21), Ok(add(1, 1, Source::Shifted(0, 3))));
-        assert_eq!(
-            decode(0xf100_841f),
-            Ok(Insn::Arith {
-                op: Arith::Sub,
-                flags: true,
-                rd: 31,
-                rn: 0,
-                source: Source::Imm(33)
-            })
-        );
-        assert_eq!(
-            decode(0xf27e_047f),
-            Ok(Insn::Logic {
-                op: Logic::And,
-                flags: true,
-                rd: 31,
-                rn: 3,
-                source: Source::Imm(0xc)
-            })
-        );
-        let extract = |lsb, msb| Insn::Extract {
-            rd: 5,
-            rn: 5,
-            lsb,
-            msb,
-        };
-        assert_eq!(decode(0xd35a_fca5), Ok(extract(26, 63)));
-        assert_eq!(decode(0xd358_6ca5), Ok(extract(24, 27)));
-    }
-
-    #[test]
-    fn decode_of_branches_gives_signed_offsets() {
-        let back = Insn::Branch {
-            offset: -0x3c,
-            link: false,
-        };
-        assert_eq!(decode(0x17ff_fff1), Ok(back));
-        let near = Insn::BranchTest {
-            rt: 3,
-            test: Test::Bit(0),
-            if_zero: false,
-            offset: 8,
-        };
-        assert_eq!(decode(0x3700_0043), Ok(near));
-    }
-
-    #[test]
-    fn decode_of_unused_instruction_names_it() {
-        // ldxr x0, [x1]
-        let error = decode(0xc85f_7c20).unwrap_err();
-        assert!(error.to_string().contains("ldxr"), "{error}");
-        // ldr w0, [x1]
-        assert!(decode(0xb940_0020).is_err());
-    }
-
-    #[test]
-    fn disassembly_of_system_instruction_has_its_name() {
-        assert_eq!(disassemble(0xd50c_871f), "tlbi alle2");
-        assert_eq!(disassemble(0xd508_751f), "ic iallu");
-        assert_eq!(disassemble(0xd51c_a201), "msr mair_el2, x1");
-    }
-}
+mod tests;

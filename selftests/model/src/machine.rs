@@ -6,6 +6,7 @@ use eltwo::fake::{
     Access,
     Domain,
     El,
+    Hint,
     Kind,
     Reg,
     System,
@@ -35,7 +36,17 @@ pub(crate) const PAR_F: u64 = 1;
 /// PAR_EL1, the bit that is always set.
 pub(crate) const PAR_RES1: u64 = 1 << 11;
 /// The result of an AT that is not synchronised yet; 0 if there is none.
-const AT_RESULT: Reg = Reg::Other("result of AT");
+const AT_RESULT: Reg = Reg::Model("result of AT");
+/// ISR_EL1.A.
+const ISR_A: u64 = 1 << 8;
+/// HCR_EL2.VM.
+const HCR_VM: u64 = 1;
+/// SMCCC_ARCH_WORKAROUND_1: the one function that the firmware has.
+pub const UNLEARN: u64 = 0x8000_8000;
+/// What AT S1E1R finds, by address: set up by a scenario.
+pub const GUEST_WALK: Reg = Reg::Model("result of a guest's walk");
+/// In its place: the walk ends in an external abort.
+pub const ABORTED: u64 = u64::MAX;
 /// PSTATE.M of EL2, in SPSR_EL2.
 const SPSR_EL2H: u64 = 0b1001;
 
@@ -66,6 +77,7 @@ pub(crate) fn model_reg(reg: SysReg) -> Reg {
         SysReg::HPFAR_EL2 => Reg::HpfarEl2,
         SysReg::TPIDR_EL2 => Reg::TpidrEl2,
         SysReg::SP_EL0 => Reg::SpEl0,
+        SysReg::TCR_EL1 => Reg::TcrEl1,
         other => Reg::Other(other.name()),
     }
 }
@@ -76,6 +88,8 @@ pub struct Pe<'a> {
     cpu: usize,
     /// Where the last instruction was fetched from.
     pub fetched_pa: u64,
+    /// It has taken an external abort.
+    pub aborted: bool,
 }
 
 impl<'a> Pe<'a> {
@@ -85,6 +99,7 @@ impl<'a> Pe<'a> {
             system,
             cpu,
             fetched_pa: 0,
+            aborted: false,
         }
     }
 }
@@ -98,6 +113,22 @@ impl Pe<'_> {
             Translation::Fault | Translation::Denied => PAR_F,
         };
         Ok(cpu.msr(AT_RESULT, PAR_RES1 | result)?)
+    }
+
+    /// AT S1E1R: what a scenario says. An external abort leaves PAR_EL1 UNKNOWN.
+    fn translate_el1(&mut self, va: u64) -> Outcome<()> {
+        let mut cpu = self.system.cpu(self.cpu);
+        cpu.at_el1()?;
+        let (walk, expected) = (cpu.mrs(GUEST_WALK), cpu.mrs(Reg::FarEl2));
+        if va != expected {
+            return Err(Failure::new(format!("AT of {va:#x}, not {expected:#x}")));
+        }
+        if walk == ABORTED {
+            cpu.preset(model_reg(SysReg::PAR_EL1), 0xbad_bad)?;
+            self.aborted = true;
+            return Ok(());
+        }
+        Ok(cpu.msr(AT_RESULT, PAR_RES1 | walk)?)
     }
 
     /// PAR_EL1 is neither the old nor the new value while an AT is not synchronised.
@@ -135,7 +166,13 @@ impl Machine for Pe<'_> {
 
     fn mrs(&mut self, reg: SysReg) -> Outcome<u64> {
         self.check_par(reg)?;
-        Ok(self.system.cpu(self.cpu).mrs(model_reg(reg)))
+        let mut cpu = self.system.cpu(self.cpu);
+        cpu.reads(model_reg(reg))?;
+        let value = cpu.mrs(model_reg(reg));
+        Ok(match reg {
+            SysReg::ISR_EL1 if cpu.serror_pending() => value | ISR_A,
+            _ => value,
+        })
     }
 
     fn msr(&mut self, reg: SysReg, value: u64) -> Outcome<()> {
@@ -148,11 +185,43 @@ impl Machine for Pe<'_> {
         match op {
             SysOp::TlbiAlle2 => cpu.tlbi(Tlbi::Alle2 { is: false })?,
             SysOp::TlbiAlle1 => cpu.tlbi(Tlbi::Alle1 { is: false })?,
+            SysOp::TlbiVmalle1 => cpu.tlbi(Tlbi::Vmalle1 { is: false })?,
+            SysOp::TlbiVmalls12e1 => cpu.tlbi(Tlbi::Vmalls12e1 { is: false })?,
             SysOp::IcIallu => cpu.ic_iallu()?,
+            SysOp::AtS1e1r => self.translate_el1(operand)?,
             SysOp::AtS1e2r => self.translate(operand, Access::Read)?,
             SysOp::AtS1e2w => self.translate(operand, Access::Write)?,
         }
         Ok(())
+    }
+
+    fn dmb(&mut self) -> Outcome<()> {
+        self.system.cpu(self.cpu).dmb();
+        Ok(())
+    }
+
+    fn hint(&mut self, hint: Hint) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).hint(hint)?)
+    }
+
+    fn smc(&mut self, function: u64) -> Outcome<()> {
+        if function != UNLEARN {
+            return Err(Failure::new(format!("the firmware has no {function:#x}")));
+        }
+        self.system.cpu(self.cpu).firmware();
+        Ok(())
+    }
+
+    fn mask_serrors(&mut self, masked: bool) {
+        self.system.cpu(self.cpu).mask_serrors(masked);
+    }
+
+    fn use_fp(&mut self) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).use_fp()?)
+    }
+
+    fn branch_indirect(&mut self) -> Outcome<()> {
+        Ok(self.system.cpu(self.cpu).branch_indirect()?)
     }
 
     fn dsb(&mut self, Barrier(option): Barrier) -> Outcome<()> {
@@ -183,11 +252,13 @@ impl Machine for Pe<'_> {
     }
 
     fn eret(&mut self, spsr: u64) -> Outcome<()> {
+        let mut cpu = self.system.cpu(self.cpu);
         let to = match spsr & 0b1101 {
             SPSR_EL2H | 0b1000 => El::Hyp,
+            _ if cpu.mrs(Reg::HcrEl2) & HCR_VM != 0 => El::Guest,
             _ => El::Host,
         };
-        Ok(self.system.cpu(self.cpu).eret(to)?)
+        Ok(cpu.eret(to)?)
     }
 
     fn sp(&mut self, el2: bool) -> Outcome<u64> {

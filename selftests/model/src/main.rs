@@ -46,13 +46,16 @@ enum Command {
         /// The linked image, eltwo_hyp.elf.
         #[arg(long)]
         elf: PathBuf,
+        /// Only instructions of the image whose place, function and distance, has this in it.
+        #[arg(long)]
+        only: Option<String>,
     },
 }
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Run { elf, only } => run(&Image::read(&elf)?, only.as_deref()),
-        Command::Mutants { elf } => mutate(&Image::read(&elf)?),
+        Command::Mutants { elf, only } => mutate(&Image::read(&elf)?, only.as_deref()),
     }
 }
 
@@ -77,8 +80,11 @@ fn run(image: &Image, only: Option<&str>) -> Result<ExitCode> {
     })
 }
 
-fn mutate(image: &Image) -> Result<ExitCode> {
-    let mutants = mutants::run(image)?;
+fn mutate(image: &Image, only: Option<&str>) -> Result<ExitCode> {
+    let mutants = match only {
+        None => mutants::run(image)?,
+        Some(only) => mutants::of_image(image, only)?,
+    };
     mutants.iter().for_each(show);
     let left: Vec<_> = mutants
         .iter()
@@ -88,8 +94,9 @@ fn mutate(image: &Image) -> Result<ExitCode> {
         println!("\nnot killed:");
         left.iter().copied().for_each(show);
     }
-    for (function, instructions) in mutants::not_under_test(image) {
-        println!("not under test: {instructions} instructions of {function}");
+    let not_reached = mutants::not_reached(image);
+    for (function, instructions) in &not_reached {
+        println!("NOT REACHED: {instructions} instructions of {function}");
     }
     println!(
         "mutants: killed {} of {}",
@@ -97,7 +104,7 @@ fn mutate(image: &Image) -> Result<ExitCode> {
         mutants.len()
     );
     let settled = left.iter().all(|mutant| mutant.is_argued());
-    Ok(if settled {
+    Ok(if settled && not_reached.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -2,15 +2,16 @@
 
 //! Mutation: each instruction that is there for the machine's sake is taken out, and a scenario must fail.
 //!
-//! - In the linked image these are all DSB, ISB, TLBI, IC, DC and MSR of the idmap page, of the vectors and of EL2's
-//!   translation of an address, one at a time replaced by NOP, and then by what is easily mistaken for it.
-//! - In the sequences of the walker it is each instruction that they issue, and each one that `rust/arch/el2.rs` makes of
-//!   it, left out or weakened while the walker works (`fake::sequences`).
-//! - Of what the host does in `rust/arch/el1.rs`, it is the steps of its set-up.
+//! - In the linked image these are all barriers (ESB and its like are among them), TLBI, IC, DC, AT and MSR of the idmap page,
+//!   of the vectors, of the switch to guests and of EL2's translation of an address, one at a time replaced by NOP, and then by
+//!   what is easily mistaken for it.
+//! - In the sequences of the walker, and in the host's own, it is each instruction that they issue, and each one that
+//!   `rust/arch` makes of it, left out or weakened while they are in use (`fake::sequences`).
+//! - Of what the host does before the first CPU is at EL2 with us, it is each step.
 //! - An instruction of `rust/arch` that none of these runs has issued is nobody's, and counts as a survivor.
 //!
-//! An instruction that nobody misses is a survivor. A survivor is let pass only with an argument: for the linked image on a
-//! list, else in a comment above the instruction that says "no mutant dies here".
+//! An instruction that nobody misses is a survivor. A survivor is let pass only with an argument: in a comment above the
+//! instruction that says "no mutant dies here".
 
 use std::{
     sync::atomic::{
@@ -46,25 +47,9 @@ use crate::{
     sources,
     sysreg::SysOp,
     world::{
-        HostStep,
         HOST_STEPS, //
     },
 };
-
-/// Survivors that are right: function, text of the instruction, how many of that text come before it in the function, and
-/// why. The argument stands at the instruction, too.
-const ARGUED: &[(&str, &str, usize, &str)] = &[];
-
-/// Functions of `rust/arch` for which the model has no scene yet, and what it would have to know. Their instructions are
-/// listed as not under test, and are no mutants.
-const NO_SCENE: &[(&str, &str)] = &[
-    ("with_vtcr", "guests with different VTCR_EL2"),
-    ("take_interrupts", "interrupts"),
-    ("clean_for_guest", "a guest with its caches off"),
-    ("clean_lines", "a guest with its caches off"),
-    ("invalidate_icache", "text of a guest"),
-    ("dsb_ish", "the order of data accesses of different CPUs"),
-];
 
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,13 +112,8 @@ pub fn targets(image: &Image) -> Result<Vec<u64>> {
     Ok(offsets)
 }
 
-/// Functions that no scenario runs: their number of such instructions, by name. These are no mutants.
-pub fn not_under_test(image: &Image) -> Vec<(String, usize)> {
-    let of_rust = NO_SCENE.iter().map(|(function, subject)| {
-        let places = sources::all();
-        let count = places.iter().filter(|place| place.function == *function);
-        (format!("{function} ({subject})"), count.count())
-    });
+/// Functions of the image's assembly that no scenario is about, with their number of such instructions. There must be none.
+pub fn not_reached(image: &Image) -> Vec<(String, usize)> {
     let assembly = |name: &str| name.starts_with("eltwo_") && !listing::knows(name);
     let functions = image
         .functions()
@@ -146,19 +126,19 @@ pub fn not_under_test(image: &Image) -> Vec<(String, usize)> {
             words.filter(|word| insn::is_maintenance(*word)).count(),
         )
     });
-    of_rust
-        .chain(counted)
-        .filter(|(_, count)| *count != 0)
-        .collect()
+    counted.filter(|(_, count)| *count != 0).collect()
 }
 
-/// What may stand in the place of `word`: nothing, a DSB for stores or for loads only, or the TLBI of the other regime.
+/// What may stand in the place of `word`: nothing, a DSB for stores or for loads only, or the TLBI of the other regime or
+/// of one stage.
 fn replacements(word: u32) -> Vec<u32> {
     const DSB_ACCESSES: u32 = 3 << 8;
     const DSB_STORES: u32 = 2 << 8;
     const DSB_LOADS: u32 = 1 << 8;
     // Bit 7 is all that ALLE2 and ALLE1 differ in.
     const OTHER_REGIME: u32 = 1 << 7;
+    // TLBI VMALLE1.
+    const STAGE1_ONLY: u32 = 0xd508_871f;
     let others = match insn::decode(word) {
         Ok(Insn::Dsb(_)) => vec![
             word & !DSB_ACCESSES | DSB_STORES,
@@ -168,6 +148,10 @@ fn replacements(word: u32) -> Vec<u32> {
             op: SysOp::TlbiAlle1 | SysOp::TlbiAlle2,
             ..
         }) => vec![word ^ OTHER_REGIME],
+        Ok(Insn::Sys {
+            op: SysOp::TlbiVmalls12e1,
+            ..
+        }) => vec![STAGE1_ONLY],
         _ => Vec::new(),
     };
     [insn::NOP].into_iter().chain(others).collect()
@@ -179,12 +163,30 @@ fn replacements(word: u32) -> Vec<u32> {
 ///
 /// The image itself does not pass.
 pub fn run(image: &Image) -> Result<Vec<Mutant>> {
+    let linked = of_image(image, "")?;
+    let issued = sequences::mutants();
+    let strangers = strangers(&issued);
+    Ok(linked
+        .into_iter()
+        .chain(host_steps(image))
+        .chain(issued.into_iter().map(of_sequence))
+        .chain(strangers)
+        .collect())
+}
+
+/// Takes every target in the image out in turn whose place has `only` in its name.
+///
+/// # Errors
+///
+/// The image itself does not pass.
+pub fn of_image(image: &Image, only: &str) -> Result<Vec<Mutant>> {
     for scenario in scenario::ALL {
         let result = scenario.run(image);
         result.with_context(|| format!("{} fails without any mutation", scenario.name))?;
     }
     let targets: Vec<(u64, u32)> = targets(image)?
         .into_iter()
+        .filter(|offset| place_of(image, *offset).contains(only))
         .flat_map(|offset| {
             let word = image.word(offset).unwrap_or(insn::NOP);
             replacements(word)
@@ -211,14 +213,7 @@ pub fn run(image: &Image) -> Result<Vec<Mutant>> {
     });
     let mut mutants = done.into_inner().unwrap_or_default();
     mutants.sort_by_key(|(number, _)| *number);
-    let linked = mutants.into_iter().map(|(_, mutant)| mutant);
-    let issued = sequences::mutants();
-    let strangers = strangers(&issued);
-    Ok(linked
-        .chain(host_steps(image))
-        .chain(issued.into_iter().map(of_sequence))
-        .chain(strangers)
-        .collect())
+    Ok(mutants.into_iter().map(|(_, mutant)| mutant).collect())
 }
 
 /// Leaves out what the host does for the machine's sake, step by step.
@@ -228,7 +223,7 @@ fn host_steps(image: &Image) -> impl Iterator<Item = Mutant> + '_ {
             let run = others_first(image, &three_cpus(icache_on), &[step.change]);
             Some(killed("others_first", &run.err()?))
         });
-        let place = sources::find(step.function, step.text);
+        let place = sources::find(sequences::HOST_PORT, "issue", step.text);
         let argument = place.as_ref().and_then(|place| place.argument.clone());
         let survivor = argument.map_or(Verdict::Survived, Verdict::Argued);
         Mutant {
@@ -249,15 +244,17 @@ fn of_sequence(mutant: sequences::Mutant) -> Mutant {
         .collect();
     let verdict = match (rules.is_empty(), mutant.argument) {
         (false, _) => Verdict::Killed {
-            by: "the walker's operations".into(),
+            by: "the sequences in use".into(),
             reason: rules.join(", "),
         },
         (true, Some(argument)) => Verdict::Argued(argument),
         (true, None) => Verdict::Survived,
     };
-    let (place, line) = if mutant.line == sequences::PORT {
+    let is_port = [sequences::PORT, sequences::HOST_PORT].contains(&&*mutant.line);
+    let (place, line) = if is_port {
         let name = mutant.text.split(" ->").next().unwrap_or_default();
-        let line = sources::find("issue", name).map_or(mutant.line, |place| place.line());
+        let place = sources::find(&mutant.line, "issue", name);
+        let line = place.map_or(mutant.line, |place| place.line());
         ("Cpu::issue".into(), line)
     } else {
         (mutant.place, mutant.line)
@@ -272,21 +269,16 @@ fn of_sequence(mutant: sequences::Mutant) -> Mutant {
 
 /// Instructions of `rust/arch` that no run has issued.
 fn strangers(issued: &[sequences::Mutant]) -> Vec<Mutant> {
-    let by_host = |place: &sources::Place| {
-        let is_it = |step: &HostStep| step.function == place.function && step.text == place.text;
-        HOST_STEPS.iter().any(is_it)
-    };
     let by_sequence = |place: &sources::Place| {
-        place.function == "issue" && issued.iter().any(|mutant| mutant.text == place.text)
+        let is_it =
+            |mutant: &sequences::Mutant| mutant.line == place.file && mutant.text == place.text;
+        place.function == "issue" && issued.iter().any(is_it)
     };
     // What `scenario::translate` runs is a target in the image.
     let by_image = |place: &sources::Place| place.function == "translate";
-    let no_scene =
-        |place: &sources::Place| NO_SCENE.iter().any(|(name, _)| *name == place.function);
     sources::all()
         .into_iter()
-        .filter(|place| !by_host(place) && !by_sequence(place) && !by_image(place))
-        .filter(|place| !no_scene(place))
+        .filter(|place| !by_sequence(place) && !by_image(place))
         .map(|place| Mutant {
             line: place.line(),
             place: place.function,
@@ -301,8 +293,8 @@ fn judge(image: &Image, offset: u64, other: u32) -> Mutant {
     let killer = scenario::ALL
         .iter()
         .find_map(|scenario| kills(scenario, &mutated));
-    let verdict = killer.unwrap_or_else(|| match argument(image, offset) {
-        Some(reason) if other == insn::NOP => Verdict::Argued(reason.into()),
+    let verdict = killer.unwrap_or_else(|| match listing::argument(image, offset) {
+        Some(reason) if other == insn::NOP => Verdict::Argued(reason),
         _ => Verdict::Survived,
     });
     let text = image
@@ -332,7 +324,7 @@ fn line_of(image: &Image, offset: u64) -> Option<String> {
     listing::line_of(image, offset).or_else(|| {
         let text = image.word(offset).map(insn::disassemble)?;
         let text = text.split(',').next()?;
-        Some(sources::find("translate", text)?.line())
+        Some(sources::find(sequences::PORT, "translate", text)?.line())
     })
 }
 
@@ -350,20 +342,4 @@ fn killed(by: &str, error: &anyhow::Error) -> Verdict {
         by: by.into(),
         reason: reason.trim_end().trim_end_matches(':').into(),
     }
-}
-
-fn argument(image: &Image, offset: u64) -> Option<&'static str> {
-    let (function, _) = image.locate(offset)?;
-    let text = |offset: u64| image.word(offset).map(insn::disassemble);
-    let this = text(offset)?;
-    let before = (function.range.start..offset).step_by(4);
-    let nth = before
-        .filter(|other| text(*other).as_ref() == Some(&this))
-        .count();
-    ARGUED
-        .iter()
-        .find(|(name, instruction, number, _)| {
-            *name == function.name && *instruction == this && *number == nth
-        })
-        .map(|(.., reason)| *reason)
 }

@@ -51,7 +51,7 @@ pub fn found(cpu: usize, icache_on: bool) -> Vec<Value> {
         // Not a table, and not even an address that exists.
         "TTBR0_EL2" => 0x0000_0bad_0000_0000 | ((cpu as u64) << 16),
         "TCR_EL2" => 0x0bad_c000 | cpu as u64,
-        _ => 0x0bad_0000_0000_0000 | (number << 16) | ((cpu as u64) << 8),
+        _ => 0x0bad_0000_0000_0000 | (number << 16) | ((cpu as u64) << 8) | 0xe,
     };
     (1..)
         .zip(&IMAGE)
@@ -59,7 +59,7 @@ pub fn found(cpu: usize, icache_on: bool) -> Vec<Value> {
         .collect()
 }
 
-fn reg_of(name: &str) -> Result<Reg> {
+pub(crate) fn reg_of(name: &str) -> Result<Reg> {
     if name == "SP_EL2" {
         return Ok(Reg::SpEl2);
     }

@@ -32,6 +32,37 @@ registers! {
     SPSEL = 3 0 4 2 0;
     SP_EL0 = 3 0 4 1 0;
     SPSR_EL1 = 3 0 4 0 0;
+    BRBCR_EL1 = 2 1 9 0 0;
+    MDSCR_EL1 = 2 0 0 2 2;
+    TRFCR_EL1 = 3 0 1 2 1;
+    TTBR0_EL1 = 3 0 2 0 0;
+    TTBR1_EL1 = 3 0 2 0 1;
+    TCR_EL1 = 3 0 2 0 2;
+    CPACR_EL1 = 3 0 1 0 2;
+    AFSR0_EL1 = 3 0 5 1 0;
+    AFSR1_EL1 = 3 0 5 1 1;
+    FAR_EL1 = 3 0 6 0 0;
+    PMSCR_EL1 = 3 0 9 9 0;
+    PMBLIMITR_EL1 = 3 0 9 10 0;
+    TRBLIMITR_EL1 = 3 0 9 11 0;
+    MAIR_EL1 = 3 0 10 2 0;
+    AMAIR_EL1 = 3 0 10 3 0;
+    DISR_EL1 = 3 0 12 1 1;
+    ISR_EL1 = 3 0 12 1 0;
+    CONTEXTIDR_EL1 = 3 0 13 0 1;
+    TPIDR_EL1 = 3 0 13 0 4;
+    CNTKCTL_EL1 = 3 0 14 1 0;
+    FPCR = 3 3 4 4 0;
+    FPSR = 3 3 4 4 1;
+    PMUSERENR_EL0 = 3 3 9 14 0;
+    TPIDR_EL0 = 3 3 13 0 2;
+    TPIDRRO_EL0 = 3 3 13 0 3;
+    CNTV_CTL_EL0 = 3 3 14 3 1;
+    CNTV_CVAL_EL0 = 3 3 14 3 2;
+    SP_EL1 = 3 4 4 1 0;
+    VSESR_EL2 = 3 4 5 2 3;
+    MPAM2_EL2 = 3 4 10 5 0;
+    VDISR_EL2 = 3 4 12 1 1;
     ELR_EL1 = 3 0 4 0 1;
     ESR_EL1 = 3 0 5 2 0;
     SCTLR_EL1 = 3 0 1 0 0;
@@ -119,8 +150,14 @@ pub enum SysOp {
     TlbiAlle2,
     /// TLBI ALLE1.
     TlbiAlle1,
+    /// TLBI VMALLE1.
+    TlbiVmalle1,
+    /// TLBI VMALLS12E1.
+    TlbiVmalls12e1,
     /// IC IALLU.
     IcIallu,
+    /// AT S1E1R.
+    AtS1e1r,
     /// AT S1E2R.
     AtS1e2r,
     /// AT S1E2W.
@@ -128,9 +165,16 @@ pub enum SysOp {
 }
 
 impl SysOp {
-    const ALL: [(u32, SysOp, &'static str); 5] = [
+    const ALL: [(u32, SysOp, &'static str); 8] = [
         (Self::key(4, 8, 7, 0), SysOp::TlbiAlle2, "tlbi alle2"),
         (Self::key(4, 8, 7, 4), SysOp::TlbiAlle1, "tlbi alle1"),
+        (Self::key(0, 8, 7, 0), SysOp::TlbiVmalle1, "tlbi vmalle1"),
+        (
+            Self::key(4, 8, 7, 6),
+            SysOp::TlbiVmalls12e1,
+            "tlbi vmalls12e1",
+        ),
+        (Self::key(0, 7, 8, 0), SysOp::AtS1e1r, "at s1e1r"),
         (Self::key(0, 7, 5, 0), SysOp::IcIallu, "ic iallu"),
         (Self::key(4, 7, 8, 0), SysOp::AtS1e2r, "at s1e2r"),
         (Self::key(4, 7, 8, 1), SysOp::AtS1e2w, "at s1e2w"),
@@ -165,8 +209,8 @@ mod tests {
         assert_eq!(SysReg::from_insn(0xd51c_1005), Some(SysReg::SCTLR_EL2));
         assert_eq!(SysReg::from_insn(0xd538_4201), Some(SysReg::SPSEL));
         assert_eq!(SysReg::by_name("VBAR_EL2"), Some(SysReg::VBAR_EL2));
-        // TPIDR_EL0 is not in use.
-        assert_eq!(SysReg::from_insn(0xd53b_d045), None);
+        // PMCR_EL0 is not in use.
+        assert_eq!(SysReg::from_insn(0xd53b_9c05), None);
     }
 
     #[test]

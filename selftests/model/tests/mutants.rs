@@ -27,15 +27,25 @@ fn mutants_are_killed_or_argued() {
     assert!(survivors.is_empty(), "{survivors:#?}");
 }
 
+/// No assembly is without a scenario.
+#[test]
+fn mutants_reach_all_functions() {
+    assert_eq!(mutants::not_reached(&image()), []);
+}
+
 /// The linked image, the host, and the sequences of the walker all have their part.
 #[test]
 fn mutants_come_from_everywhere() {
     for file in [
         "asm/idmap.S",
         "asm/vectors.S",
+        "asm/frame.S",
+        "asm/guest.S",
+        "asm/guest_extra.S",
         "rust/arch/el1.rs",
         "rust/arch/el2.rs",
         "rust/common/pgtable/tlb.rs",
+        "rust/common/upkeep.rs",
     ] {
         let count = MUTANTS
             .iter()

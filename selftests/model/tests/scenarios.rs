@@ -55,4 +55,18 @@ scenarios! {
     cpus_before_the_loader_are_clean = "cpus_from_the_last";
     cpus_in_step_are_clean = "cpus_in_step";
     address_spaces_of_other_machines_are_clean = "other_address_spaces";
+    guest_finds_its_registers_and_host_its_own = "guest_visits";
+    guest_optional_registers_are_switched = "guest_extras";
+    guest_switch_with_speculative_at_mixes_nothing = "guest_speculative_at";
+    guest_switch_reads_par_el1_with_care = "guest_par_barrier";
+    guest_teaches_the_host_nothing = "guest_unlearn";
+    guest_virtual_serror_is_taken_once = "guest_virtual_serror";
+    guest_vcpus_in_turn_find_nothing_of_each_other = "guest_vcpus_in_turn";
+    guest_with_relaxed_stage2_may_write = "guest_stage2_relaxed";
+    guest_that_may_not_run_changes_nothing = "guest_refused";
+    guest_aborts_tell_the_ipa = "guest_aborts";
+    guest_serrors_are_waited_for = "guest_serrors";
+    guest_serrors_are_deferred = "guest_serrors_with_ras";
+    guest_switch_that_faults_gives_the_host_back = "guest_faults";
+    guest_switch_contains_each_exception = "guest_vectors";
 }

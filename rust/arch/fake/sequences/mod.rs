@@ -8,6 +8,7 @@
 //! misses is argued for in a comment directly above it which says "no mutant dies here".
 
 pub mod expect;
+mod host;
 pub mod scene;
 pub mod subject;
 
@@ -43,7 +44,11 @@ use subject::{
 };
 
 /// The sequences.
-const SOURCE: &str = include_str!("../../../common/pgtable/tlb.rs");
+const SOURCES: [&str; 2] = [
+    include_str!("../../../common/pgtable/tlb.rs"),
+    include_str!("../../../common/upkeep.rs"),
+];
+const FILES: [&str; 2] = ["rust/common/pgtable/tlb.rs", "rust/common/upkeep.rs"];
 /// Words of a comment that argues for an instruction.
 const ARGUMENT: &str = "no mutant dies here";
 
@@ -56,7 +61,7 @@ const BLOCK: u64 = 512;
 pub struct Mutant {
     /// The sequences that issue it.
     pub place: String,
-    /// File and line that issue it, or [`PORT`] for an instruction in all places at once.
+    /// File and line that issue it, or [`PORT`] or [`HOST_PORT`] for an instruction in all places at once.
     pub line: String,
     /// The instruction, and what takes its place if anything does.
     pub text: String,
@@ -208,16 +213,18 @@ type Found = BTreeMap<Key, Known>;
 
 /// In place of a line: wherever a sequence issues the instruction.
 pub const PORT: &str = "rust/arch/el2.rs";
+/// The same, at EL1.
+pub const HOST_PORT: &str = "rust/arch/el1.rs";
 
 /// What names the mutants of one site: by its place, and by its instruction for all places.
-fn keys(site: &Site, fault: Fault) -> [Key; 2] {
+fn keys(site: &Site, port: &str, fault: Fault) -> [Key; 2] {
     let key = |line: &str, round| Key {
         line: line.into(),
         name: site.instruction.name(),
         round,
         fault,
     };
-    [key(&site.line, site.round), key(PORT, 0)]
+    [key(&site.line, site.round), key(port, 0)]
 }
 
 fn run<F: Subject>(circumstances: Circumstances, found: &mut Found) {
@@ -234,7 +241,7 @@ fn run<F: Subject>(circumstances: Circumstances, found: &mut Found) {
         for (number, site) in sites.iter().enumerate() {
             let possible = |fault: &Fault| fault.apply(site.instruction).is_some();
             for fault in Fault::ALL.into_iter().filter(possible) {
-                for key in keys(site, fault) {
+                for key in keys(site, PORT, fault) {
                     let known = found.entry(key.clone()).or_default();
                     known.sequences.insert(site.sequence.clone());
                     places.entry(key).or_default().insert(number);
@@ -253,10 +260,39 @@ fn run<F: Subject>(circumstances: Circumstances, found: &mut Found) {
     }
 }
 
+/// The same for the host's own sequences.
+fn run_host(found: &mut Found) {
+    for act in host::ACTS {
+        let injector = Injector::recording();
+        let broken = act.play(&injector);
+        assert_eq!(broken, None, "{} breaks a rule by itself", act.name);
+        let mut places: BTreeMap<Key, BTreeSet<usize>> = BTreeMap::new();
+        for (number, site) in injector.sites().iter().enumerate() {
+            let possible = |fault: &Fault| fault.apply(site.instruction).is_some();
+            for fault in Fault::ALL.into_iter().filter(possible) {
+                for key in keys(site, HOST_PORT, fault) {
+                    places.entry(key).or_default().insert(number);
+                }
+            }
+        }
+        for (key, numbers) in places {
+            let rule = act.play(&Injector::faulty(numbers, key.fault));
+            let known = found.entry(key).or_default();
+            known.sequences.insert(act.name.into());
+            known.rules.extend(rule);
+        }
+    }
+}
+
 /// The comment directly above line `line` of the sequences, if it argues for what stands there.
 fn argument(line: &str) -> Option<String> {
-    let number: usize = line.rsplit(':').next()?.parse().ok()?;
-    let before: Vec<&str> = SOURCE.lines().take(number.checked_sub(1)?).collect();
+    let (file, number) = line.rsplit_once(':')?;
+    let number: usize = number.parse().ok()?;
+    let place = FILES.iter().position(|known| *known == file)?;
+    let before: Vec<&str> = SOURCES[place]
+        .lines()
+        .take(number.checked_sub(1)?)
+        .collect();
     let comment = before
         .iter()
         .rev()
@@ -290,6 +326,7 @@ pub fn mutants() -> Vec<Mutant> {
         };
         run::<Stage2>(walking, &mut found);
     }
+    run_host(&mut found);
     found
         .into_iter()
         .map(|(key, known)| Mutant {

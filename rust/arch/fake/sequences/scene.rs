@@ -36,6 +36,7 @@ use crate::common::{
     pgtable::{
         tlb::{
             GuestTlb,
+            Stage2Regs,
             TlbFeatures, //
         },
         Env,
@@ -52,8 +53,10 @@ use crate::common::{
     },
 };
 
-/// VMID of the guest under test.
-pub const VMID: u16 = 7;
+/// VMID of the guest under test: with eight bits it would be another one.
+pub const VMID: u16 = 0x107;
+/// VTCR_EL2.VS: sixteen bits.
+const VTCR_VS: u64 = 1 << 19;
 /// Where tables stand.
 const TABLES: u64 = 0x4000_0000;
 /// MAIR as the kernel has it: Normal at 0, Device-nGnRE at 4.
@@ -104,6 +107,10 @@ impl<F: Subject> Maintenance<F::Input> for Watched<'_, F> {
                 let mut cpu = system.cpu(0);
                 // EL2 may have more to do before it goes back, and does so under the host's VMID.
                 let _ = cpu.certain(Reg::VttbrEl2);
+                let vtcr = cpu.mrs(Reg::VtcrEl2);
+                if vtcr != 0 {
+                    cpu.report(Rule::LostRegister, std::format!("VTCR_EL2 is {vtcr:#x}"));
+                }
                 let tcr = cpu.mrs(Reg::TcrEl1);
                 if tcr != HOST_TCR {
                     cpu.report(Rule::LostRegister, std::format!("TCR_EL1 is {tcr:#x}"));
@@ -225,7 +232,7 @@ impl<F: Subject> Scene<F> {
             0
         };
         let start = match geometry.vtcr_start_level() {
-            Some((sl0, sl2)) if F::IS_GUEST => (sl0 << 6) | (sl2 << 33),
+            Some((sl0, sl2)) if F::IS_GUEST => (sl0 << 6) | (sl2 << 33) | VTCR_VS,
             _ => 0,
         };
         tcr::RES1
@@ -240,6 +247,13 @@ impl<F: Subject> Scene<F> {
     pub fn vttbr(&self) -> u64 {
         let geometry = self.table.geometry();
         geometry.vttbr(self.table.root(), VMID).unwrap()
+    }
+
+    fn stage2(&self) -> Stage2Regs {
+        Stage2Regs {
+            vttbr: self.vttbr(),
+            vtcr: self.control(),
+        }
     }
 
     /// Lets `cpu` walk the table. CPU0, which changes the table, has done so before, and runs the host now.
@@ -275,6 +289,7 @@ impl<F: Subject> Scene<F> {
             at.hvc()?;
             at.dsb(Domain::Nsh, Kind::Full)?;
             at.msr(Reg::VttbrEl2, self.vttbr())?;
+            at.msr(Reg::VtcrEl2, self.control())?;
             at.msr(Reg::HcrEl2, HCR_VM)?;
             at.eret(El::Guest)?;
             self.leave_guest(at)
@@ -288,6 +303,7 @@ impl<F: Subject> Scene<F> {
         at.dsb(Domain::Nsh, Kind::Full)?;
         at.msr(Reg::HcrEl2, 0)?;
         at.msr(Reg::VttbrEl2, 0)?;
+        at.msr(Reg::VtcrEl2, 0)?;
         at.eret(El::Host)
     }
 
@@ -312,7 +328,7 @@ impl<F: Subject> Scene<F> {
     pub fn tlb(&self, cpu: usize, injector: &Injector) -> F::Tlb {
         let port = self.machine.port(cpu).with(injector);
         let guest = GuestRegs {
-            vttbr: self.vttbr(),
+            stage2: self.stage2(),
             host_tcr: self.host_tcr,
         };
         F::tlb(port, self.granule(), self.features, guest)
@@ -488,8 +504,8 @@ impl<F: Subject> Scene<F> {
                 port,
                 granule: self.granule(),
                 features: self.features,
-                guest_vttbr: self.vttbr(),
-                host_vttbr: 0,
+                guest: self.stage2(),
+                host: Stage2Regs::default(),
                 host_tcr: None,
             };
             tlb.invalidate_vm();

@@ -15,6 +15,7 @@ use crate::common::{
             invalidate_all_vms,
             GuestTlb,
             HypTlb,
+            Stage2Regs,
             TlbFeatures, //
         },
         Blocks,
@@ -35,8 +36,8 @@ use crate::common::{
 /// Registers that an invalidation for a guest needs.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestRegs {
-    /// VTTBR_EL2 of the guest.
-    pub vttbr: u64,
+    /// VTTBR_EL2 and VTCR_EL2 of the guest.
+    pub stage2: Stage2Regs,
     /// TCR_EL1 of the host, if walks must be kept off.
     pub host_tcr: Option<u64>,
 }
@@ -119,8 +120,8 @@ impl Subject for Stage2 {
             port,
             granule,
             features,
-            guest_vttbr: guest.vttbr,
-            host_vttbr: 0,
+            guest: guest.stage2,
+            host: Stage2Regs::default(),
             host_tcr: guest.host_tcr,
         }
     }

@@ -10,11 +10,12 @@ use crate::common::pgtable::tlb::{
 
 const EL2: &str = include_str!("../../el2.rs");
 
-const OPS: [Op; 13] = [
+const OPS: [Op; 14] = [
     Op::DsbIshst,
     Op::DsbIsh,
     Op::Isb,
     Op::WriteVttbr(0),
+    Op::WriteVtcr(0),
     Op::WriteTcrEl1(0),
     Op::Tlbi(Tlbi::Vae2is(0)),
     Op::Tlbi(Tlbi::Vale2is(0)),

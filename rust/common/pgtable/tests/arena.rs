@@ -275,7 +275,7 @@ impl State {
                 self.vttbr = vttbr;
                 self.vttbr_in_effect = false;
             }
-            Op::WriteTcrEl1(_) => {}
+            Op::WriteVtcr(_) | Op::WriteTcrEl1(_) => {}
         }
     }
 

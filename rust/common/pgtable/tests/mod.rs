@@ -21,6 +21,7 @@ use super::{
         GuestTlb,
         HypTlb,
         Op,
+        Stage2Regs,
         TlbFeatures,
         TlbPort, //
     },
@@ -125,8 +126,11 @@ impl Subject for Stage2 {
             port,
             granule,
             features: TlbFeatures::default(),
-            guest_vttbr: GUEST_VTTBR,
-            host_vttbr: 0,
+            guest: Stage2Regs {
+                vttbr: GUEST_VTTBR,
+                vtcr: GUEST_VTCR,
+            },
+            host: Stage2Regs::default(),
             host_tcr: None,
         }
     }
@@ -166,6 +170,8 @@ impl Subject for Stage2 {
 
 /// VTTBR_EL2 of the guest under test.
 const GUEST_VTTBR: u64 = 0x0007_0000_4000_0000;
+/// VTCR_EL2 of the guest under test.
+const GUEST_VTCR: u64 = 0x8002_3559;
 
 /// A table with all that it works with.
 struct Bench<F: Subject> {

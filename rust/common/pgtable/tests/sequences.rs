@@ -376,8 +376,14 @@ fn guest_tlb(repeat: bool) -> (Arena, GuestTlb<Arena>) {
         port: arena.clone(),
         granule: Granule::K4,
         features: TlbFeatures { ttl: true, repeat },
-        guest_vttbr: GUEST_VTTBR,
-        host_vttbr: 0x55,
+        guest: Stage2Regs {
+            vttbr: GUEST_VTTBR,
+            vtcr: GUEST_VTCR,
+        },
+        host: Stage2Regs {
+            vttbr: 0x55,
+            vtcr: 0x66,
+        },
         host_tcr: None,
     };
     (arena, tlb)
@@ -398,11 +404,13 @@ fn guest_invalidation_keeps_walks_off_where_needed() {
             Op::WriteTcrEl1(0x80_0090),
             Op::Isb,
             Op::WriteVttbr(GUEST_VTTBR),
+            Op::WriteVtcr(GUEST_VTCR),
             Op::Isb,
             Op::Tlbi(Tlbi::Vmalls12e1is),
             Op::DsbIsh,
             Op::Isb,
             Op::WriteVttbr(0x55),
+            Op::WriteVtcr(0x66),
             Op::Isb,
             Op::WriteTcrEl1(0x10),
         ]
@@ -424,9 +432,14 @@ fn guest_invalidation_of_all_vmids_needs_none_in_place() {
 
 /// What stands around every invalidation at stage 2.
 fn under_vmid(sequence: &[Op]) -> Vec<Op> {
-    let mut expected = vec![Op::DsbIsh, Op::WriteVttbr(GUEST_VTTBR), Op::Isb];
+    let mut expected = vec![
+        Op::DsbIsh,
+        Op::WriteVttbr(GUEST_VTTBR),
+        Op::WriteVtcr(GUEST_VTCR),
+        Op::Isb,
+    ];
     expected.extend(sequence);
-    expected.extend([Op::Isb, Op::WriteVttbr(0x55), Op::Isb]);
+    expected.extend([Op::Isb, Op::WriteVttbr(0x55), Op::WriteVtcr(0x66), Op::Isb]);
     expected
 }
 

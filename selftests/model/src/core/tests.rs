@@ -57,6 +57,28 @@ impl Machine for Flat {
         Ok(())
     }
 
+    fn dmb(&mut self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn hint(&mut self, _hint: Hint) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn smc(&mut self, _function: u64) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn mask_serrors(&mut self, _masked: bool) {}
+
+    fn use_fp(&mut self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn branch_indirect(&mut self) -> Outcome<()> {
+        Ok(())
+    }
+
     fn eret(&mut self, _spsr: u64) -> Outcome<()> {
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 pub mod drive;
 mod faults;
+pub mod guest;
 pub mod several;
 pub mod single;
 pub mod translate;
@@ -108,5 +109,61 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "other_address_spaces",
         run: several::other_address_spaces,
+    },
+    Scenario {
+        name: "guest_visits",
+        run: guest::guest_visits,
+    },
+    Scenario {
+        name: "guest_extras",
+        run: guest::guest_extras,
+    },
+    Scenario {
+        name: "guest_speculative_at",
+        run: guest::guest_speculative_at,
+    },
+    Scenario {
+        name: "guest_par_barrier",
+        run: guest::guest_par_barrier,
+    },
+    Scenario {
+        name: "guest_unlearn",
+        run: guest::guest_unlearn,
+    },
+    Scenario {
+        name: "guest_virtual_serror",
+        run: guest::guest_virtual_serror,
+    },
+    Scenario {
+        name: "guest_vcpus_in_turn",
+        run: guest::guest_vcpus_in_turn,
+    },
+    Scenario {
+        name: "guest_stage2_relaxed",
+        run: guest::guest_stage2_relaxed,
+    },
+    Scenario {
+        name: "guest_refused",
+        run: guest::guest_refused,
+    },
+    Scenario {
+        name: "guest_aborts",
+        run: guest::guest_aborts,
+    },
+    Scenario {
+        name: "guest_serrors",
+        run: guest::guest_serrors,
+    },
+    Scenario {
+        name: "guest_serrors_with_ras",
+        run: guest::guest_serrors_with_ras,
+    },
+    Scenario {
+        name: "guest_faults",
+        run: guest::guest_faults,
+    },
+    Scenario {
+        name: "guest_vectors",
+        run: guest::guest_vectors,
     },
 ];

@@ -54,8 +54,6 @@ pub enum Change {
     SkipCleanOfContext,
     /// The clean of the context is not completed by its DSB.
     SkipDsbAfterContext,
-    /// The tables are not published by DSB ISHST.
-    SkipPublish,
     /// No more than what init asks for: what runs with the MMU off is at the PoC, the rest at the PoU.
     CleanLeast,
     /// One PGD, with the idmap and the run-time mappings, for both phases.
@@ -69,7 +67,7 @@ pub enum Change {
 pub struct HostStep {
     /// Leaves it out.
     pub change: Change,
-    /// The function of `rust/arch/el1.rs` that takes it, or of the kernel.
+    /// The function of the host that takes it, or of the kernel.
     pub function: &'static str,
     /// For what it is taken.
     pub of: &'static str,
@@ -92,7 +90,7 @@ const fn step(
 }
 
 /// All of them.
-pub const HOST_STEPS: [HostStep; 6] = [
+pub const HOST_STEPS: [HostStep; 5] = [
     step(
         Change::SkipInvalidateOfCode,
         "caches_clean_inval_pou",
@@ -118,5 +116,4 @@ pub const HOST_STEPS: [HostStep; 6] = [
         "context",
         "dsb sy",
     ),
-    step(Change::SkipPublish, "publish_tables", "tables", "dsb ishst"),
 ];

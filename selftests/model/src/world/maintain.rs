@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Cache maintenance of the host, behaviour as `rust/host/service.rs:clean_image` and `rust/arch/el1.rs`.
+//! Cache maintenance of the host: its own sequences (`common::upkeep`), in the order of `rust/host/service.rs:clean_image`.
+
+use std::cell::RefCell;
 
 use anyhow::{
     bail,
     Result, //
 };
 use eltwo::{
-    common::abi::CpuContext,
+    common::{
+        abi::CpuContext,
+        upkeep::{
+            CacheGeometry,
+            Op,
+            Port, //
+        },
+    },
     fake::{
+        Checked,
         Domain,
         Kind,
         System, //
@@ -25,6 +35,10 @@ use crate::{
     elf::Image, //
 };
 
+/// What leaves out the maintenance of the image.
+const IMAGE: [Change; 2] = [Change::SkipCleanOfImage, Change::SkipDsbAfterImage];
+/// CTR_EL0 with lines of this size.
+const CTR: u64 = 4 << 16;
 /// Bytes of a line of the data cache.
 const LINE_BYTES: u64 = 64;
 
@@ -35,19 +49,55 @@ fn lines((first, size): Bytes) -> impl Iterator<Item = u64> {
     (first & !(LINE_BYTES - 1)..first + size).step_by(LINE_BYTES as usize)
 }
 
-/// A loop of DC CIVAC and its DSB, all of it twice.
-fn clean_to_poc(system: &mut System, cpu: usize, bytes: Bytes, with_dsb: bool) -> Result<()> {
-    for _ in 0..2 {
-        for line in lines(bytes) {
-            system.cpu(cpu).dc_civac(line).map_err(Failure::from)?;
-        }
-        if with_dsb {
-            system
-                .cpu(cpu)
-                .dsb(Domain::Sy, Kind::Full)
-                .map_err(Failure::from)?;
+/// A CPU of the host, which leaves out what it is told to.
+struct Host<'a> {
+    system: RefCell<&'a mut System>,
+    cpu: usize,
+    changes: &'a [Change],
+    /// What leaves out DC, and DSB.
+    skips: [Change; 2],
+    result: RefCell<Checked<()>>,
+}
+
+impl Port for Host<'_> {
+    fn issue(&self, op: Op) {
+        let mut system = self.system.borrow_mut();
+        let mut cpu = system.cpu(self.cpu);
+        let [lines, barrier] = self.skips.map(|change| self.changes.contains(&change));
+        let issued = match op {
+            Op::DcCivac(_) if lines => Ok(()),
+            Op::DsbSy if lines || barrier => Ok(()),
+            Op::DcCivac(line) => cpu.dc_civac(line),
+            Op::IcIalluis => cpu.ic_ialluis(),
+            Op::DsbSy => cpu.dsb(Domain::Sy, Kind::Full),
+            Op::DsbIsh => cpu.dsb(Domain::Ish, Kind::Full),
+            Op::DsbIshst => cpu.dsb(Domain::Ish, Kind::Stores),
+            Op::Isb => cpu.isb(),
+        };
+        let mut result = self.result.borrow_mut();
+        if result.is_ok() {
+            *result = issued;
         }
     }
+}
+
+/// The host cleans `bytes`, as it does for EL2.
+fn clean_to_poc(
+    system: &mut System,
+    cpu: usize,
+    (first, size): Bytes,
+    changes: &[Change],
+    skips: [Change; 2],
+) -> Result<()> {
+    let host = Host {
+        system: RefCell::new(system),
+        cpu,
+        changes,
+        skips,
+        result: RefCell::new(Ok(())),
+    };
+    CacheGeometry::from_ctr(CTR).clean_to_poc(&host, first, size, true);
+    host.result.into_inner().map_err(Failure::from)?;
     Ok(())
 }
 
@@ -85,16 +135,12 @@ pub(super) fn clean_image(
     if changes.contains(&Change::CleanLeast) {
         let idmap = u64::from(image.header().idmap_end);
         clean_to_pou(system, all)?;
-        return clean_to_poc(system, LOADER, (base, idmap), true);
+        return clean_to_poc(system, LOADER, (base, idmap), &[], IMAGE);
     }
     if !changes.contains(&Change::SkipInvalidateOfCode) {
         clean_and_invalidate_pou(system, all)?;
     }
-    if changes.contains(&Change::SkipCleanOfImage) {
-        return Ok(());
-    }
-    let with_dsb = !changes.contains(&Change::SkipDsbAfterImage);
-    clean_to_poc(system, LOADER, all, with_dsb)
+    clean_to_poc(system, LOADER, all, changes, IMAGE)
 }
 
 /// What the host does on `cpu` before each init of it: the registers that were found go to the context, and all of that
@@ -116,10 +162,7 @@ pub(super) fn before_init(
             .write_host(cpu, place + word * 8, &bytes)
             .map_err(Failure::from)?;
     }
-    if changes.contains(&Change::SkipCleanOfContext) {
-        return Ok(());
-    }
-    let with_dsb = !changes.contains(&Change::SkipDsbAfterContext);
     let bytes = (context, size_of::<CpuContext>() as u64);
-    clean_to_poc(system, cpu, bytes, with_dsb)
+    let skips = [Change::SkipCleanOfContext, Change::SkipDsbAfterContext];
+    clean_to_poc(system, cpu, bytes, changes, skips)
 }

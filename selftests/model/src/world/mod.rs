@@ -50,6 +50,10 @@ use crate::{
         Outcome, //
     },
     elf::Image,
+    insn::{
+        decode,
+        Insn, //
+    },
     machine::Pe,
     registers,
     sysreg::SysReg, //
@@ -63,6 +67,16 @@ pub const HOST_SPSR: u64 = 0x6000_03c5;
 pub const HOST_SP_EL0: u64 = 0xffff_0000_1234_5000;
 /// Offset of the vector for a synchronous exception from AArch64 EL1 or EL0.
 const VECTOR_LOWER_SYNC: u64 = 0x400;
+/// Offset of the vector for a synchronous exception from EL2 on SP_EL2.
+const VECTOR_HYP_SYNC: u64 = 0x200;
+/// Offset of the vector for an SError from EL2 on SP_EL2.
+const VECTOR_HYP_SERROR: u64 = 0x380;
+/// PSTATE at EL2 on SP_EL2, DAIF masked.
+pub const HYP_SPSR: u64 = 0x3c9;
+/// ESR_EL2 of an external abort of a data access at EL2, not on a walk.
+const ESR_EXTERNAL_ABORT: u64 = (0x25 << 26) | (1 << 25) | 0x10;
+/// ESR_EL2 of an SError.
+pub const ESR_SERROR: u64 = (0x2f << 26) | (1 << 25) | 0x11;
 /// No path takes that many instructions.
 const MAX_STEPS: u64 = 2000;
 
@@ -71,6 +85,13 @@ const MAX_STEPS: u64 = 2000;
 pub enum Exit {
     /// By exception return to the host.
     Host {
+        /// Where to.
+        pc: u64,
+        /// With which PSTATE.
+        spsr: u64,
+    },
+    /// By exception return to a guest.
+    Guest {
         /// Where to.
         pc: u64,
         /// With which PSTATE.
@@ -86,6 +107,7 @@ pub enum Exit {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct World {
     /// Memory, caches, TLBs, system registers.
     pub system: System,
@@ -103,6 +125,8 @@ pub struct World {
     rust: u64,
     /// Addresses that SOFT_RESTART was given, beyond the image.
     targets: Vec<u64>,
+    /// An SError that becomes possible is taken at once, and not as late as it may be.
+    pub eager_serrors: bool,
 }
 
 impl World {
@@ -134,6 +158,7 @@ impl World {
             stub,
             rust: dispatcher(image)?,
             targets: Vec::new(),
+            eager_serrors: false,
         })
     }
 
@@ -221,6 +246,19 @@ impl World {
         Ok(())
     }
 
+    /// Takes an exception from the guest to the vector at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// A violation.
+    pub fn from_guest(&mut self, cpu: usize, offset: u64, esr: u64, at: (u64, u64)) -> Outcome<()> {
+        let (pc, spsr) = at;
+        let vectors = self.system.cpu(cpu).exception()?;
+        self.report(cpu, esr, pc, spsr)?;
+        self.cores[cpu].enter(vectors + offset);
+        Ok(())
+    }
+
     /// What an exception leaves in the registers.
     fn report(&mut self, cpu: usize, esr: u64, pc: u64, spsr: u64) -> Outcome<()> {
         let mut cpu = self.system.cpu(cpu);
@@ -279,23 +317,38 @@ impl World {
         let before = self.cores[cpu].pc;
         let mut pe = Pe::new(&mut self.system, cpu);
         let event = self.cores[cpu].step(&mut pe);
-        let pa = pe.fetched_pa;
+        let (pa, aborted) = (pe.fetched_pa, pe.aborted);
         let event = event.map_err(|failure| self.explain(failure))?;
         self.check_place(pa)?;
-        match event {
-            Event::Left { pc, spsr } => Ok(Some(Exit::Host { pc, spsr })),
-            Event::Next => {
-                self.check_move(cpu, before)?;
-                Ok(self.at_end(cpu))
-            }
+        if aborted {
+            self.from_hyp(cpu, VECTOR_HYP_SYNC, ESR_EXTERNAL_ABORT, before, HYP_SPSR)?;
+            return Ok(None);
         }
+        if event == Event::Next {
+            self.check_move(cpu, before)?;
+            self.serror(cpu, pa)?;
+        }
+        Ok(self.at_end(cpu))
+    }
+
+    /// An SError is taken behind the instruction at `pa`, if it may be, and must be at an ISB.
+    fn serror(&mut self, cpu: usize, pa: u64) -> Outcome<()> {
+        let word = self.system.read(pa & !7).unwrap_or(0) >> ((pa & 4) * 8);
+        let is_isb = decode(word as u32) == Ok(Insn::Isb);
+        if (self.eager_serrors || is_isb) && self.system.cpu(cpu).take_serror() {
+            let pc = self.cores[cpu].pc;
+            self.from_hyp(cpu, VECTOR_HYP_SERROR, ESR_SERROR, pc, HYP_SPSR)?;
+        }
+        Ok(())
     }
 
     fn at_end(&mut self, cpu: usize) -> Option<Exit> {
         let pc = self.cores[cpu].pc;
-        if self.system.cpu(cpu).el() != El::Hyp {
-            let spsr = self.system.cpu(cpu).mrs(Reg::SpsrEl2);
-            return Some(Exit::Host { pc, spsr });
+        let spsr = self.system.cpu(cpu).mrs(Reg::SpsrEl2);
+        match self.system.cpu(cpu).el() {
+            El::Host => return Some(Exit::Host { pc, spsr }),
+            El::Guest => return Some(Exit::Guest { pc, spsr }),
+            El::Hyp => {}
         }
         if pc == self.prepared.layout.image().first().raw() + self.rust {
             return Some(Exit::Rust);
@@ -396,10 +449,6 @@ pub fn host_registers() -> [u64; 31] {
 
 /// Where the vectors call Rust: the target of the one BL in them.
 fn dispatcher(image: &Image) -> Result<u64> {
-    use crate::insn::{
-        decode,
-        Insn, //
-    };
     let call = image.function("eltwo_call")?.range.clone();
     for offset in call.step_by(4) {
         let insn = image.word(offset).map(decode);

@@ -152,10 +152,8 @@ pub(super) fn prepare(
         params: Vec::new(),
     };
     let control = build(system, &books, image, ground, &mut prepared, changes)?;
-    if !changes.contains(&Change::SkipPublish) {
-        let published = system.cpu(LOADER).dsb(Domain::Ish, Kind::Stores);
-        published.map_err(Failure::from)?;
-    }
+    let published = system.cpu(LOADER).dsb(Domain::Ish, Kind::Stores);
+    published.map_err(Failure::from)?;
     for cpu in 0..ground.cpus {
         let params = fill_context(system, image, &prepared, &control, cpu)?;
         prepared.params.push(params);
