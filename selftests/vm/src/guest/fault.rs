@@ -77,9 +77,12 @@ const PROVOKER: &str = "eltwo_hyp::hyp::provoke::provoke";
 /// The one that uses up the stack.
 const SINK: &str = "eltwo_hyp::hyp::provoke::sink";
 
+/// What the module must be loaded with.
+pub const PARAMETERS: &str = "provoke=1";
+
 /// The module with what these tests need.
 pub fn load() -> Result<Loaded> {
-    module::load_with("provoke=1")
+    module::load_with(PARAMETERS)
 }
 
 impl Kind {

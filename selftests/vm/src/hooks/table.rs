@@ -34,6 +34,7 @@ use crate::{
     guest::{
         cpu,
         debugfs,
+        fault,
         module, //
     },
     ktap::Skip, //
@@ -121,7 +122,7 @@ pub fn named(name: &str) -> Result<&'static Hook> {
 }
 
 fn insmod(world: &mut World<'_>, _: usize) -> Result<()> {
-    match (module::try_load("")?, world.model.loaded) {
+    match (module::try_load(fault::PARAMETERS)?, world.model.loaded) {
         (Ok(loaded), false) => loaded.keep(),
         (Err(refused), true) => ensure!(refused.errno == Errno::EEXIST, "{refused}"),
         (Ok(_), true) => bail!("a second insmod succeeded"),

@@ -35,6 +35,7 @@ use crate::{
             self,
             hypercall, //
         },
+        fault,
         kmsg::Log,
         module,
         poll, //
@@ -64,7 +65,7 @@ impl Ground {
             let answers = hooks.run(cpu, "call:4:0")?;
             ich_vtr.insert(cpu, answers[0]);
         }
-        let loaded = module::load()?;
+        let loaded = fault::load()?;
         let registers = debugfs::registers()?;
         let vbar = registers
             .iter()

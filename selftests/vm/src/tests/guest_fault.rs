@@ -58,7 +58,6 @@ use crate::{
 };
 
 /// What makes the module take exceptions at EL2 on request.
-const PROVOKE: &str = "provoke=1";
 /// What makes a guest's first use of FP/SIMD an exception in the switch itself, which is assembly.
 const FAIL_IN_SWITCH: &str = "fail_at=100";
 
@@ -138,7 +137,7 @@ fn running(kind: Kind, place: Where, cpu: usize) -> Result<()> {
         Where::CallHere => (Place::Call, [cpu, other]),
         Where::CallElsewhere => (Place::Call, [other, other]),
     };
-    let host = Host::start_with(PROVOKE)?;
+    let host = Host::start_with(fault::PARAMETERS)?;
     {
         let kvm = host.open()?;
         let machine = Machine::new(&kvm)?;
@@ -238,7 +237,7 @@ fn fp_trap() -> Result<()> {
 }
 
 fn idle() -> Result<()> {
-    let host = Host::start_with(PROVOKE)?;
+    let host = Host::start_with(fault::PARAMETERS)?;
     {
         let kvm = host.open()?;
         let machine = Machine::new(&kvm)?;
