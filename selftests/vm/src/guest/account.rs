@@ -136,12 +136,16 @@ impl Account {
         Ok(())
     }
 
-    /// What has grown against `self` by more than `tolerance` of its own unit.
-    fn grown(&self, now: &Self, tolerance: i64) -> BTreeMap<String, i64> {
+    /// What has grown against `self` by more than `tolerance` of its own unit, or `kib` where that is a kibibyte.
+    fn grown(&self, now: &Self, tolerance: i64, kib: i64) -> BTreeMap<String, i64> {
+        let most = |name: &str| match name.ends_with(" kB") {
+            true => kib,
+            false => tolerance,
+        };
         now.0
             .iter()
             .map(|(name, value)| (name.clone(), value - self.0.get(name).unwrap_or(&0)))
-            .filter(|(_, growth)| *growth > tolerance)
+            .filter(|(name, growth)| *growth > most(name))
             .collect()
     }
 
@@ -149,10 +153,15 @@ impl Account {
     ///
     /// It gives up only after both a time and a number of looks, as a slow machine does not get many into the time.
     pub fn expect_back_at(&self, tolerance: i64) -> Result<Self> {
+        self.expect_back_within(tolerance, tolerance)
+    }
+
+    /// The same, with another tolerance for what is counted in kibibytes.
+    pub fn expect_back_within(&self, tolerance: i64, kib: i64) -> Result<Self> {
         let deadline = Instant::now() + LIMIT;
         let mut now = Self::look()?;
         for looks in 1.. {
-            let grown = self.grown(&now, tolerance);
+            let grown = self.grown(&now, tolerance, kib);
             if grown.is_empty() {
                 return Ok(now);
             }

@@ -78,6 +78,8 @@ use crate::{
 
 /// How long a killed test may take to be gone. One that hangs in the kernel never is.
 const DYING: Duration = Duration::from_secs(10);
+/// How often the kernel log is read, at least.
+const LOG_LOOK: Duration = Duration::from_secs(1);
 /// Lines of the kernel log that are quoted, at most.
 const QUOTED: usize = 80;
 
@@ -183,10 +185,13 @@ fn one(name: &str, orders: &Orders, results: &Results) -> Result<Verdict> {
         results,
         rest: Vec::new(),
         skip: None,
+        log: &mut log,
+        records: Ok(Vec::new()),
     };
     let timely = forward.run(File::from(reader), Instant::now() + limit)?;
     let status = end(&mut child, timely)?;
-    let records = log.records();
+    forward.follow_log();
+    let Forward { skip, records, .. } = forward;
     let complaints = complain(&records, results);
     let verdict = match status {
         _ if !timely => Verdict::TimeOut(limit),
@@ -194,9 +199,7 @@ fn one(name: &str, orders: &Orders, results: &Results) -> Result<Verdict> {
         Some(status) => match status.code() {
             _ if complaints => Verdict::Fail,
             Some(0) => Verdict::Pass,
-            Some(code) if code == i32::from(EXIT_SKIP) => {
-                Verdict::Skip(forward.skip.unwrap_or_default())
-            }
+            Some(code) if code == i32::from(EXIT_SKIP) => Verdict::Skip(skip.unwrap_or_default()),
             Some(_) => Verdict::Fail,
             None => Verdict::Error(status.to_string()),
         },
@@ -214,6 +217,9 @@ struct Forward<'a> {
     rest: Vec<u8>,
     /// The reason that the test gives for skipping itself.
     skip: Option<String>,
+    log: &'a mut Log,
+    /// The kernel log so far. It is read now and then, because its buffer is too small for a long test.
+    records: Result<Vec<Record>>,
 }
 
 impl Forward<'_> {
@@ -221,10 +227,12 @@ impl Forward<'_> {
     fn run(&mut self, mut reader: File, deadline: Instant) -> Result<bool> {
         let mut buffer = [0; 4096];
         loop {
+            self.follow_log();
             let left = deadline.saturating_duration_since(Instant::now());
+            let left = left.min(LOG_LOOK);
             let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            if poll(&mut fds, timeout)? == 0 && left.is_zero() {
+            if poll(&mut fds, timeout)? == 0 && Instant::now() >= deadline {
                 return Ok(false);
             }
             if fds[0].any() != Some(true) {
@@ -238,6 +246,16 @@ impl Forward<'_> {
                 return Ok(true);
             }
             self.feed(&buffer[..length]);
+        }
+    }
+
+    /// Takes what the kernel has said since the last time.
+    fn follow_log(&mut self) {
+        if let Ok(records) = &mut self.records {
+            match self.log.records() {
+                Ok(fresh) => records.extend(fresh),
+                Err(error) => self.records = Err(error),
+            }
         }
     }
 
