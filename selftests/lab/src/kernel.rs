@@ -124,7 +124,7 @@ impl Source {
     }
 
     /// Upstream version of what was found.
-    fn upstream(&self) -> &str {
+    pub fn upstream(&self) -> &str {
         self.package_version.split('-').next().unwrap_or_default()
     }
 

@@ -27,10 +27,14 @@ use crate::{
         self,
         Failure, //
     },
+    debug_kernel,
     host::Arch,
     kernel,
     sandbox::Sandbox,
-    setup::Lab,
+    setup::{
+        Kernel,
+        Lab, //
+    },
     symvers::Symvers,
     ui::Step, //
 };
@@ -90,6 +94,8 @@ pub struct Build<'a> {
     pub kdir: &'a Path,
     /// The architecture of the host.
     pub arch: Arch,
+    /// Whether to build with clang and lld.
+    pub by_clang: bool,
     /// Where the compilers are; without a sandbox those of the host are used.
     pub sandbox: Option<Sandbox>,
     /// Whether to run the linter, for which a warning is an error.
@@ -98,7 +104,8 @@ pub struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// A build with the lab's compilers against one of its kernels.
-    pub fn in_lab(lab: &Lab, checkout: &'a Path, kdir: &'a Path, source: Source) -> Self {
+    pub fn in_lab(lab: &Lab, checkout: &'a Path, kernel: &'a Kernel, source: Source) -> Self {
+        let kdir = kernel.tree();
         let sandbox = lab.root.sandbox();
         let sandbox = sandbox
             .with_input(checkout)
@@ -109,6 +116,7 @@ impl<'a> Build<'a> {
             source,
             kdir,
             arch: lab.arch,
+            by_clang: kernel.by_clang(),
             sandbox: Some(sandbox),
             lint: false,
         }
@@ -147,7 +155,9 @@ impl<'a> Build<'a> {
             && ["CROSS_COMPILE", "LLVM"]
                 .iter()
                 .any(|name| std::env::var_os(name).is_some());
-        if !own_tools {
+        if self.by_clang {
+            make.args(debug_kernel::VARIABLES);
+        } else if !own_tools {
             make.arg(format!("CROSS_COMPILE={}", self.arch.cross_compile()));
         }
         if self.lint {

@@ -26,7 +26,10 @@ use anyhow::{
 };
 use nix::unistd::sync;
 
-use super::cpu;
+use super::{
+    cpu,
+    poll::patient, //
+};
 
 /// How long deferred frees may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -149,7 +152,7 @@ impl Account {
     ///
     /// It gives up only after both a time and a number of looks, as a slow machine does not get many into the time.
     pub fn expect_back_at(&self, tolerance: i64) -> Result<Self> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         let mut now = Self::look()?;
         for looks in 1.. {
             let grown = self.grown(&now, tolerance);

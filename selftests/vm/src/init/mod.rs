@@ -6,10 +6,12 @@
 //! |---|---|
 //! | `eltwo.run=a,b,c` | tests, in this order; `all` stands for every plain one; `shell` and `demo` for those |
 //! | `eltwo.timeout=S` | seconds for every test, instead of its own limit |
+//! | `eltwo.patience=N` | times that a test may take longer than its limit |
 //! | `eltwo.verbose=1` | leave the log level of the console alone |
 
 mod run;
 mod setup;
+mod watch;
 
 use std::{
     fs,
@@ -37,6 +39,7 @@ use crate::{
 pub struct Orders {
     run: Vec<String>,
     limit: Option<Duration>,
+    patience: u32,
     verbose: bool,
 }
 
@@ -45,6 +48,7 @@ impl Orders {
         let mut orders = Self {
             run: Vec::new(),
             limit: None,
+            patience: 1,
             verbose: false,
         };
         for word in line.split_whitespace() {
@@ -54,6 +58,9 @@ impl Orders {
                 }
                 Some(("eltwo.timeout", seconds)) => {
                     orders.limit = seconds.parse().ok().map(Duration::from_secs);
+                }
+                Some(("eltwo.patience", times)) => {
+                    orders.patience = times.parse().unwrap_or(orders.patience).max(1);
                 }
                 Some(("eltwo.verbose", value)) => orders.verbose = value != "0",
                 _ => {}
