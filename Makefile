@@ -11,12 +11,12 @@ CARGO_MINIMUM := 1.85
 LAB := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL CARGO_TARGET_DIR="$(CACHE)/target" \
 	$(CARGO) run --quiet --locked --manifest-path "$(CURDIR)/selftests/lab/Cargo.toml" --
 
-.PHONY: all setup demo check mutants coverage bench matrix soak kvm-selftests shell clean distclean help cargo
+.PHONY: all setup demo check check-debug mutants coverage bench matrix soak kvm-selftests shell clean distclean help cargo
 
 all: cargo
 	@$(LAB) build $(if $(KDIR),--kdir "$(KDIR)")
 
-setup demo check mutants coverage bench matrix soak kvm-selftests shell: cargo
+setup demo check check-debug mutants coverage bench matrix soak kvm-selftests shell: cargo
 	@$(LAB) $@ $(ARGS)
 
 clean: cargo
@@ -40,6 +40,9 @@ help:
 	@echo '                ARGS="--cpu max" or "--cpu cortex-a53" for other CPUs than cortex-a72'
 	@echo 'make check      run all tests; ARGS="--run NAME" for one VM run only,'
 	@echo '                ARGS=--no-vm for everything but the VMs'
+	@echo 'make check-debug'
+	@echo '                the tests of the VM on a kernel with KASAN, lockdep, kmemleak and fault injection,'
+	@echo '                which is built once (half an hour); ARGS="--run NAME" for one VM run only'
 	@echo 'make mutants    take out each barrier, TLBI and the like in turn: a test must fail each time'
 	@echo 'make kvm-selftests'
 	@echo '                the kernel'\''s KVM selftests on its own KVM and on eltwo, side by side;'

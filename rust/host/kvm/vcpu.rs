@@ -260,14 +260,21 @@ impl RunPage {
 /// # Safety
 ///
 /// `mutex` is initialised; process context.
+#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
 unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
-    #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
     // SAFETY: By the contract.
-    return unsafe { bindings::mutex_lock_killable(mutex) };
-    // With lockdep the function is a macro around one that also takes a subclass and an outer lock.
-    #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+    unsafe { bindings::mutex_lock_killable(mutex) }
+}
+
+/// The same with lockdep, where it is a macro around a function that also takes a subclass and an outer lock.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
     // SAFETY: By the contract; no outer lock.
-    return unsafe { bindings::_mutex_lock_killable(mutex, 0, ptr::null_mut()) };
+    unsafe { bindings::_mutex_lock_killable(mutex, 0, ptr::null_mut()) }
 }
 
 /// See the module.

@@ -41,7 +41,6 @@ use crate::{
     names,
     panics,
     runs::{
-        self,
         Run,
         FLAVOUR,
         RUNS, //
@@ -142,7 +141,11 @@ pub struct Check<'a> {
     /// Number of VMs that run at a time.
     pub vms: usize,
     /// The VM runs to do.
-    pub runs: Vec<&'static Run>,
+    pub runs: Vec<&'a Run>,
+    /// The flavours of the kernel that they need.
+    pub flavours: Vec<&'static str>,
+    /// What is not done, and why.
+    pub left_out: Vec<String>,
     /// Whether to do nothing else.
     pub vms_only: bool,
 }
@@ -193,6 +196,10 @@ impl Check<'_> {
     /// Runs all tests, and returns whether all is well.
     pub fn run(&self, lock: Lock) -> Result<bool> {
         let mut total = Tally::default();
+        total.skipped.extend_from_slice(&self.left_out);
+        for left_out in &self.left_out {
+            self.ui.line(format_args!("skipped: {left_out}"));
+        }
         if !self.vms_only {
             self.lints(&lock, &mut total);
             for package in self
@@ -213,10 +220,10 @@ impl Check<'_> {
         drop(lock);
         // What could not be built is a failure already; there is nothing to run then.
         if let Some(session) = session {
-            if !self.vms_only {
-                for flavour in runs::flavours(&self.runs) {
-                    self.image_tests(flavour, session.products(flavour)?, &mut total);
-                }
+            // The usual image is tested with everything else; that for a kernel with instrumentation must have none of it.
+            let tested = |flavour: &&&str| !self.vms_only || **flavour != FLAVOUR;
+            for flavour in self.flavours.iter().filter(tested) {
+                self.image_tests(flavour, session.products(flavour)?, &mut total);
             }
             self.vm_runs(&session, &mut total);
         }
@@ -404,7 +411,7 @@ impl Check<'_> {
         let kernel = self.lab.kernel(FLAVOUR)?;
         Ok(Build {
             lint,
-            ..Build::in_lab(self.lab, self.checkout, kernel.prepared.path(), source)
+            ..Build::in_lab(self.lab, self.checkout, kernel, source)
         })
     }
 
@@ -415,9 +422,9 @@ impl Check<'_> {
             "build: module, EL2 image, programs for the VM",
             total,
             |group, step| {
-                let flavours = runs::flavours(&self.runs);
+                let flavours = &self.flavours;
                 let built =
-                    Session::build(self.cache, lock, step, self.lab, self.checkout, &flavours)?;
+                    Session::build(self.cache, lock, step, self.lab, self.checkout, flavours)?;
                 session = Some(built);
                 group.tally.passed += flavours.len();
                 Ok(())

@@ -13,6 +13,8 @@ mod check;
 mod cmd;
 mod columns;
 mod coverage;
+mod debug_kernel;
+mod debug_runs;
 mod demo;
 mod fdt;
 mod guest;
@@ -64,6 +66,7 @@ use crate::{
     check::Check,
     cmd::Failure,
     coverage::Coverage,
+    debug_runs::Plan,
     host::Arch,
     kernel::Spec,
     kselftest::KvmSelftests,
@@ -111,6 +114,15 @@ enum Action {
         /// Run no VM.
         #[arg(long)]
         no_vm: bool,
+    },
+    /// Run the tests of the VM on a kernel that looks for errors.
+    CheckDebug {
+        /// Number of VMs that run at a time.
+        #[arg(long, default_value_t = 2)]
+        vms: usize,
+        /// Do only this VM run (may be repeated).
+        #[arg(long = "run")]
+        only: Vec<String>,
     },
     /// Run the kernel's KVM selftests on the kernel's own KVM and on eltwo, and print both columns.
     KvmSelftests {
@@ -201,7 +213,8 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
         Action::Check { vms, only, no_vm } => {
             let lock = cache.lock(ui)?;
             let runs = check::chosen(&only, no_vm)?;
-            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &runs::flavours(&runs))?;
+            let flavours = runs::flavours(&runs);
+            let lab = Lab::ensure(ui, &cache, &lock, kernel::VERSION, &flavours)?;
             let check = Check {
                 ui,
                 cache: &cache,
@@ -209,10 +222,13 @@ fn run(ui: &Ui, action: Action) -> Result<bool> {
                 checkout: &checkout,
                 vms,
                 runs,
+                flavours,
+                left_out: Vec::new(),
                 vms_only: !only.is_empty(),
             };
             return check.run(lock);
         }
+        Action::CheckDebug { vms, only } => return check_debug(ui, &cache, &checkout, vms, &only),
         Action::KvmSelftests { cpu, only } => {
             return kvm_selftests(ui, &cache, &checkout, &cpu, &only)
         }
@@ -304,6 +320,7 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
                 source: Source::Module,
                 kdir: &kdir,
                 arch,
+                by_clang: false,
                 sandbox: None,
                 lint: false,
             };
@@ -319,7 +336,7 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
             });
             let lab = Lab::ensure(ui, cache, &lock, &spec.version, &[&spec.flavour])?;
             let kernel = lab.kernel(&spec.flavour)?;
-            let build = Build::in_lab(&lab, checkout, kernel.prepared.path(), Source::Module);
+            let build = Build::in_lab(&lab, checkout, kernel, Source::Module);
             ui.step(LABEL, |step| build.module(cache, &lock, step))?
         }
     };
@@ -334,6 +351,32 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
         products.kernel_symbols
     ));
     Ok(())
+}
+
+/// Runs the tests of the VM on the debug kernel: those runs that are named in `only`, or all.
+fn check_debug(
+    ui: &Ui,
+    cache: &Cache,
+    checkout: &Path,
+    vms: usize,
+    only: &[String],
+) -> Result<bool> {
+    let plan = Plan::new(only)?;
+    let lock = cache.lock(ui)?;
+    let flavours = vec![debug_kernel::FLAVOUR];
+    let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &flavours)?;
+    let check = Check {
+        ui,
+        cache,
+        lab: &lab,
+        checkout,
+        vms,
+        runs: plan.runs.iter().collect(),
+        flavours,
+        left_out: plan.left_out,
+        vms_only: true,
+    };
+    check.run(lock)
 }
 
 /// Measures the coverage, and returns whether enough is covered.
@@ -413,8 +456,7 @@ fn shell(ui: &Ui, session: &Session<'_>, run: &Run, debug: bool) -> Result<()> {
 fn mutants(ui: &Ui, cache: &Cache, checkout: &Path) -> Result<bool> {
     let lock = cache.lock(ui)?;
     let lab = Lab::ensure(ui, cache, &lock, kernel::VERSION, &[FLAVOUR])?;
-    let kdir = lab.kernel(FLAVOUR)?.prepared.path();
-    let build = Build::in_lab(&lab, checkout, kdir, Source::Module);
+    let build = Build::in_lab(&lab, checkout, lab.kernel(FLAVOUR)?, Source::Module);
     let products = ui.step("module and EL2 image", |step| {
         build.module(cache, &lock, step)
     })?;

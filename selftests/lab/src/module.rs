@@ -30,10 +30,14 @@ use crate::{
         self,
         Failure, //
     },
+    debug_kernel,
     host::Arch,
     kernel,
     sandbox::Sandbox,
-    setup::Lab,
+    setup::{
+        Kernel,
+        Lab, //
+    },
     symvers::Symvers,
     ui::Step, //
 };
@@ -104,6 +108,8 @@ pub struct Build<'a> {
     pub kdir: &'a Path,
     /// The architecture of the host.
     pub arch: Arch,
+    /// Whether to build with clang and lld.
+    pub by_clang: bool,
     /// Where the compilers are; without a sandbox those of the host are used.
     pub sandbox: Option<Sandbox>,
     /// Whether to run the linter, for which a warning is an error.
@@ -112,7 +118,8 @@ pub struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// A build with the lab's compilers against one of its kernels.
-    pub fn in_lab(lab: &Lab, checkout: &'a Path, kdir: &'a Path, source: Source) -> Self {
+    pub fn in_lab(lab: &Lab, checkout: &'a Path, kernel: &'a Kernel, source: Source) -> Self {
+        let kdir = kernel.tree();
         let sandbox = lab.root.sandbox();
         let sandbox = sandbox
             .with_input(checkout)
@@ -123,6 +130,7 @@ impl<'a> Build<'a> {
             source,
             kdir,
             arch: lab.arch,
+            by_clang: kernel.by_clang(),
             sandbox: Some(sandbox),
             lint: false,
         }
@@ -156,7 +164,9 @@ impl<'a> Build<'a> {
         ));
         make.arg(format!("MO={}", output.display()));
         make.arg("ARCH=arm64").arg(format!("-j{}", kernel::jobs()));
-        if self.own_tool("CROSS_COMPILE").is_none() && self.own_tool("LLVM").is_none() {
+        if self.by_clang {
+            make.args(debug_kernel::VARIABLES);
+        } else if self.own_tool("CROSS_COMPILE").is_none() && self.own_tool("LLVM").is_none() {
             make.arg(format!("CROSS_COMPILE={}", self.arch.cross_compile()));
         }
         if self.lint {

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::vm::{
-    Gic,
-    Spec, //
+use crate::{
+    debug_kernel,
+    debug_runs,
+    vm::{
+        Gic,
+        Spec, //
+    }, //
 };
 
 mod hooks;
@@ -125,7 +129,12 @@ impl Run {
             words.push("eltwo.counting=1");
         }
         words.push(more);
-        let words = words.join(" ");
+        let mut words = words.join(" ");
+        if self.flavour == debug_kernel::FLAVOUR {
+            // The crash kernel is as large as this one, and has a file system with kernel and module in it.
+            words = words.replace("crashkernel=192M", "crashkernel=640M");
+            words += &format!(" eltwo.patience={}", debug_runs::PATIENCE);
+        }
         Spec {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
@@ -161,6 +170,9 @@ impl Run {
         }
         if self.flavour == FLAVOUR_16K {
             words += ", 16K pages";
+        }
+        if self.flavour == debug_kernel::FLAVOUR {
+            words += ", debug kernel";
         }
         if let Some(base) = self.ram_base {
             words += &match base % (1 << 40) {
@@ -593,6 +605,13 @@ pub fn flavours(runs: &[&Run]) -> Vec<&'static str> {
     }
     flavours
 }
+
+/// What only the debug kernel can do: each allocation fails in turn, the kernel's own among them.
+pub const FAILSLAB: Run = Run {
+    name: "failslab",
+    tests: &["load_failslab", "guest_failslab"],
+    ..BASE
+};
 
 /// The run of `make demo`.
 pub const DEMO: Run = Run {

@@ -80,8 +80,8 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let mut modules = BTreeMap::new();
         for flavour in flavours {
-            let kdir = lab.kernel(flavour)?.prepared.path();
-            let build = |source| Build::in_lab(lab, checkout, kdir, source);
+            let kernel = lab.kernel(flavour)?;
+            let build = |source| Build::in_lab(lab, checkout, kernel, source);
             let built = Modules {
                 products: build(Source::Module).module(cache, lock, step)?,
                 test_modules: build(Source::TestModules).test_modules(cache, lock, step)?,
@@ -136,7 +136,7 @@ impl<'a> Session<'a> {
             test_modules: &modules.test_modules,
             init: &self.init,
             source: &self.lab.source.path(),
-            image: &self.lab.kernel(run.flavour)?.stock.image(),
+            image: &self.lab.kernel(run.flavour)?.image(),
         };
         let kvm_selftests = match (run.kvm_selftests, &self.kvm_selftests) {
             (false, _) => None,
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
 
     /// The same, with `more` on the command line of the kernel.
     pub fn run_with(&self, run: &Run, more: &str, mut on_line: impl FnMut(&Line)) -> Result<Tally> {
-        let image = self.lab.kernel(run.flavour)?.stock.image();
+        let image = self.lab.kernel(run.flavour)?.image();
         let sandbox = self.lab.root.sandbox();
         let dir = self.vm_dir(run.name);
         let archive = self.archive(run)?;
@@ -188,7 +188,7 @@ impl<'a> Session<'a> {
 
     /// Runs a VM whose console is the user's terminal.
     pub fn interactive(&self, run: &Run, debug: bool) -> Result<ExitStatus> {
-        let image = self.lab.kernel(run.flavour)?.stock.image();
+        let image = self.lab.kernel(run.flavour)?.image();
         let spec = vm::Spec {
             debug,
             ..run.spec("")

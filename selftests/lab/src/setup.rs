@@ -4,6 +4,10 @@
 
 use std::{
     collections::BTreeMap,
+    path::{
+        Path,
+        PathBuf, //
+    },
     thread, //
 };
 
@@ -18,6 +22,10 @@ use crate::{
     cache::{
         Cache,
         Lock, //
+    },
+    debug_kernel::{
+        self,
+        DebugKernel, //
     },
     guest::Userland,
     host::{
@@ -36,11 +44,34 @@ use crate::{
 
 /// One flavour of the kernel, ready to be built against and to be booted.
 #[derive(Debug)]
-pub struct Kernel {
-    /// The stock packages.
-    pub stock: Stock,
+pub enum Kernel {
+    /// One of Debian's: its packages, and the tree to build modules against.
+    Debian(Stock, Prepared),
+    /// The one that is built here.
+    Debug(DebugKernel),
+}
+
+impl Kernel {
+    /// Its image.
+    pub fn image(&self) -> PathBuf {
+        match self {
+            Self::Debian(stock, _) => stock.image(),
+            Self::Debug(kernel) => kernel.image(),
+        }
+    }
+
     /// The tree to build modules against.
-    pub prepared: Prepared,
+    pub fn tree(&self) -> &Path {
+        match self {
+            Self::Debian(_, prepared) => prepared.path(),
+            Self::Debug(kernel) => kernel.path(),
+        }
+    }
+
+    /// Whether clang has built it, and must build its modules.
+    pub fn by_clang(&self) -> bool {
+        matches!(self, Self::Debug(_))
+    }
 }
 
 /// All that the other commands work with.
@@ -112,7 +143,12 @@ impl Lab {
         for (flavour, stock) in stocks {
             let prepared = Prepared::ensure(ui, cache, lock, (arch, &root), &source, &stock)
                 .with_context(|| format!("kernel tree of {}", stock.release()))?;
-            kernels.insert(flavour, Kernel { stock, prepared });
+            kernels.insert(flavour, Kernel::Debian(stock, prepared));
+        }
+        if flavours.contains(&debug_kernel::FLAVOUR) {
+            let kernel =
+                DebugKernel::ensure(ui, cache, lock, &root, &source).context("debug kernel")?;
+            kernels.insert(debug_kernel::FLAVOUR.to_owned(), Kernel::Debug(kernel));
         }
         Ok(Self {
             arch,
@@ -144,6 +180,7 @@ fn fetch(
 ) -> Result<Packages> {
     let stocks = flavours
         .iter()
+        .filter(|flavour| **flavour != debug_kernel::FLAVOUR)
         .map(|flavour| {
             let stock = Stock::ensure(ui, cache, lock, apt, &source, flavour);
             Ok((

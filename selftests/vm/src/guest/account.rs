@@ -26,7 +26,10 @@ use anyhow::{
 };
 use nix::unistd::sync;
 
-use super::cpu;
+use super::{
+    cpu,
+    poll::patient, //
+};
 
 /// How long deferred frees may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -158,7 +161,7 @@ impl Account {
 
     /// The same, with another tolerance for what is counted in kibibytes.
     pub fn expect_back_within(&self, tolerance: i64, kib: i64) -> Result<Self> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         let mut now = Self::look()?;
         for looks in 1.. {
             let grown = self.grown(&now, tolerance, kib);

@@ -26,7 +26,7 @@ use anyhow::{
 use nix::libc;
 
 /// What no kernel log may have in it after a test, whatever the test.
-const COMPLAINTS: [&str; 13] = [
+const COMPLAINTS: [&str; 18] = [
     "WARNING:",
     "BUG:",
     "kernel BUG at",
@@ -40,6 +40,11 @@ const COMPLAINTS: [&str; 13] = [
     "inconsistent lock state",
     "UBSAN:",
     "suspected memory leaks",
+    "sleeping function called",
+    "ODEBUG:",
+    "corruption",
+    "blocked for more than",
+    "workqueue lockup",
 ];
 
 /// Complaints about the stock kernel itself, which it makes without us too.

@@ -7,11 +7,13 @@
 //! | `eltwo.run=a,b,c` | tests, in this order; `all` stands for every plain one; `shell` and `demo` for those |
 //! | `eltwo.timeout=S` | seconds for every test, instead of its own limit |
 //! | `eltwo.resume=1` | go on where the image on the disk ends, if there is one |
+//! | `eltwo.patience=N` | times that a test may take longer than its limit |
 //! | `eltwo.verbose=1` | leave the log level of the console alone |
 
 mod resume;
 mod run;
 mod setup;
+mod watch;
 
 use std::{
     fs,
@@ -39,6 +41,7 @@ use crate::{
 pub struct Orders {
     run: Vec<String>,
     limit: Option<Duration>,
+    patience: u32,
     verbose: bool,
     resume: bool,
 }
@@ -48,6 +51,7 @@ impl Orders {
         let mut orders = Self {
             run: Vec::new(),
             limit: None,
+            patience: 1,
             verbose: false,
             resume: false,
         };
@@ -60,6 +64,9 @@ impl Orders {
                     orders.limit = seconds.parse().ok().map(Duration::from_secs);
                 }
                 Some(("eltwo.resume", value)) => orders.resume = value != "0",
+                Some(("eltwo.patience", times)) => {
+                    orders.patience = times.parse().unwrap_or(orders.patience).max(1);
+                }
                 Some(("eltwo.verbose", value)) => orders.verbose = value != "0",
                 _ => {}
             }

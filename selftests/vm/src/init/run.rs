@@ -55,6 +55,7 @@ use super::{
         Results,
         PATH, //
     },
+    watch::Watch,
     Orders,
 };
 use crate::{
@@ -106,6 +107,10 @@ pub fn all(orders: &Orders) -> Result<()> {
     ));
     results.line("KTAP version 1");
     results.line(&format!("1..{}", orders.run.len()));
+    let watch = Watch::begin()?;
+    if let Some(description) = watch.description() {
+        results.line(&format!("# eltwo-init: after each test: {description}"));
+    }
     let mut totals = Totals::default();
     let mut stuck = None;
     for (index, name) in orders.run.iter().enumerate() {
@@ -115,6 +120,7 @@ pub fn all(orders: &Orders) -> Result<()> {
             None => one(name, orders, &results)
                 .unwrap_or_else(|error| Verdict::Error(format!("{error:#}"))),
         };
+        let verdict = watched(verdict, &watch, &results);
         if matches!(verdict, Verdict::TimeOut(_)) && still_running(name) {
             stuck = Some(name.clone());
         }
@@ -163,18 +169,33 @@ fn taint() -> Result<String> {
     Ok(format!("{taint} ({})", letters.join(" ")))
 }
 
+/// The verdict on a test that may have left something behind that it does not know of.
+fn watched(verdict: Verdict, watch: &Watch, results: &Results) -> Verdict {
+    let wrong = watch
+        .look()
+        .unwrap_or_else(|error| vec![format!("cannot look: {error:#}")]);
+    for line in wrong.iter().take(QUOTED) {
+        results.line(&format!("# found: {line}"));
+    }
+    match verdict {
+        Verdict::Pass | Verdict::Skip(_) if !wrong.is_empty() => Verdict::Fail,
+        verdict => verdict,
+    }
+}
+
 /// Runs one test.
 fn one(name: &str, orders: &Orders, results: &Results) -> Result<Verdict> {
     let Some(program) = tests::find(name) else {
         bail!("there is no such test");
     };
-    let limit = orders.limit.unwrap_or(program.limit);
+    let limit = orders.limit.unwrap_or(program.limit * orders.patience);
     let mut log = Log::from_now()?;
     kmsg::mark(&format!("eltwo-test: start {name}"));
     // A process that outlives the test must not inherit it.
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     let mut child = Command::new(format!("/tests/{name}"))
         .env("PATH", PATH)
+        .env(wait::PATIENCE, orders.patience.to_string())
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer)

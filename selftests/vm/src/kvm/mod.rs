@@ -28,15 +28,17 @@ use anyhow::{
     Result, //
 };
 
+use crate::guest::poll::patient;
+
 /// How long [`poll`] waits.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds.
 pub fn poll(mut condition: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + patient(LIMIT);
     while !condition() {
         if Instant::now() >= deadline {
-            bail!("not within {} s", LIMIT.as_secs());
+            bail!("not within {} s", patient(LIMIT).as_secs());
         }
         thread::sleep(Duration::from_millis(1));
     }

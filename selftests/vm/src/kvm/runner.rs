@@ -43,6 +43,7 @@ use nix::{
 };
 
 use super::vcpu::Vcpu;
+use crate::guest::poll::patient;
 
 /// The signal of [`Runner::kick`].
 pub const KICK: Signal = Signal::SIGUSR1;
@@ -88,7 +89,7 @@ impl<T: Send + 'static> Runner<T> {
 
     /// Number of the thread. To be asked once.
     pub fn thread_id(&self) -> Result<Pid> {
-        Ok(self.id.recv_timeout(LIMIT)?)
+        Ok(self.id.recv_timeout(patient(LIMIT))?)
     }
 
     /// Interrupts the thread once. If it is not in KVM_RUN at that time, it does not notice.
@@ -113,10 +114,13 @@ impl<T: Send + 'static> Runner<T> {
     }
 
     fn join_with(self, nudge: impl Fn(&Self) -> Result<()>) -> Result<(Vcpu, T)> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + patient(LIMIT);
         while !self.thread.is_finished() {
             if Instant::now() >= deadline {
-                bail!("a vCPU does not come back within {} s", LIMIT.as_secs());
+                bail!(
+                    "a vCPU does not come back within {} s",
+                    patient(LIMIT).as_secs()
+                );
             }
             nudge(&self)?;
             thread::sleep(Duration::from_millis(2));

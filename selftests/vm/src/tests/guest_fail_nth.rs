@@ -183,7 +183,7 @@ fn devices(machine: &Machine, faults: &mut Faults) -> Result<()> {
         let bell = [
             0,
             DOORBELL + 8 * number,
-            (event.as_raw_fd() as u64) << 32 | 4,
+            ((event.as_raw_fd() as u64) << 32) | 4,
             0,
             0,
             0,
@@ -263,7 +263,11 @@ fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
     })?;
     ensure!(bits == [u64::MAX], "dirty: {bits:x?}");
     // Slot and number of pages, the first page, the bits.
-    let clear = [MORE as u64 | (PAGES as u64) << 32, 0, bits.as_ptr() as u64];
+    let clear = [
+        MORE as u64 | ((PAGES as u64) << 32),
+        0,
+        bits.as_ptr() as u64,
+    ];
     faults.call("KVM_CLEAR_DIRTY_LOG", || {
         pass(&machine.vm, CLEAR_DIRTY_LOG, &clear)
     })?;

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What a kernel that looks for errors has found: taint, lockdep, kmemleak. Nothing on a kernel that does not look.
+//!
+//! Its messages are judged with the kernel log, as on every kernel. What is asked here is what it does not say by itself.
+//!
+//! Source: `Documentation/dev-tools/kmemleak.rst`, `Documentation/locking/lockdep-design.rst`,
+//! `Documentation/admin-guide/tainted-kernels.rst` of Linux.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::Duration, //
+};
+
+use anyhow::{
+    Context,
+    Result, //
+};
+
+use crate::{
+    guest::module,
+    tests, //
+};
+
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+const LOCKDEP: &str = "/proc/lockdep_stats";
+
+/// Objects younger than this are not reported (`MSECS_MIN_AGE` of `mm/kmemleak.c`).
+const MIN_AGE: Duration = Duration::from_secs(6);
+
+/// An out-of-tree module, and an unsigned one, were loaded.
+const TAINT_OF_MODULES: u64 = (1 << 12) | (1 << 13);
+
+/// Looks after each test.
+pub struct Watch {
+    /// Whether there is a kmemleak that works.
+    kmemleak: bool,
+    lockdep: bool,
+}
+
+impl Watch {
+    /// Begins. What kmemleak finds now is the kernel's own and is forgotten.
+    pub fn begin() -> Result<Self> {
+        let watch = Self {
+            // It switches itself off for good when it runs out of memory; then no file is there to be written to.
+            kmemleak: Path::new(KMEMLEAK).exists() && fs::write(KMEMLEAK, "scan").is_ok(),
+            lockdep: Path::new(LOCKDEP).exists(),
+        };
+        if watch.kmemleak {
+            watch.scan()?;
+            fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;
+        }
+        Ok(watch)
+    }
+
+    /// What it looks at, for the log; nothing on an ordinary kernel.
+    pub fn description(&self) -> Option<String> {
+        let words = [(self.kmemleak, "kmemleak"), (self.lockdep, "lockdep")];
+        let words: Vec<&str> = words
+            .iter()
+            .filter(|(there, _)| *there)
+            .map(|(_, word)| *word)
+            .collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// What is wrong after a test, one line each.
+    pub fn look(&self) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        let taint = tests::taint()? & !TAINT_OF_MODULES;
+        // An ordinary kernel's own KVM may have tainted it.
+        if taint != 0 && self.lockdep {
+            wrong.push(format!("the kernel's taint is {taint:#x}"));
+        }
+        if self.lockdep {
+            let stats = fs::read_to_string(LOCKDEP).context(LOCKDEP)?;
+            if !stats.lines().any(is_enabled) {
+                wrong.push("lockdep has switched itself off".to_string());
+            }
+        }
+        // What a loaded module keeps where kmemleak does not look is no leak; a test that leaves it loaded hands it over.
+        if self.kmemleak && !module::is_loaded()? {
+            wrong.extend(self.leaks()?);
+        }
+        Ok(wrong)
+    }
+
+    /// Two scans in a row: an object whose only pointer was in a register, or on its way from one place to another, is
+    /// found by the second.
+    fn scan(&self) -> Result<()> {
+        thread::sleep(MIN_AGE);
+        for _ in 0..2 {
+            fs::write(KMEMLEAK, "scan").context(KMEMLEAK)?;
+        }
+        Ok(())
+    }
+
+    fn leaks(&self) -> Result<Vec<String>> {
+        self.scan()?;
+        let first = fs::read_to_string(KMEMLEAK).context(KMEMLEAK)?;
+        if first.is_empty() {
+            return Ok(Vec::new());
+        }
+        // It may have been a false alarm: the file lists only what the last scan did not find either.
+        self.scan()?;
+        let leaks = fs::read_to_string(KMEMLEAK).context(KMEMLEAK)?;
+        // The next test is not to blame.
+        fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;
+        Ok(leaks
+            .lines()
+            .map(|line| format!("kmemleak: {line}"))
+            .collect())
+    }
+}
+
+/// Whether a line of `/proc/lockdep_stats` says that lockdep works.
+fn is_enabled(line: &str) -> bool {
+    line.trim()
+        .strip_prefix("debug_locks:")
+        .is_some_and(|value| value.trim() == "1")
+}
