@@ -22,7 +22,6 @@ use super::{
     dirty::DirtyLog,
     slots::{
         Slot,
-        SlotMap,
         SlotTable,
         SLOTS_MAX, //
     },
@@ -31,11 +30,14 @@ use super::{
 use crate::{
     arch::el1,
     bindings,
-    common::slots::{
-        is_log_part,
-        runs,
-        GfnRange,
-        Place, //
+    common::{
+        invalidation::change_slot,
+        slots::{
+            is_log_part,
+            runs,
+            GfnRange,
+            Place, //
+        },
     },
 };
 
@@ -253,13 +255,13 @@ impl Vm {
     }
 
     fn delete(&self, table: &mut SlotTable, old: &Slot) {
-        let removed = self.without_mappings(old, |slots| slots.remove(old));
+        let removed = change_slot(&**self.stage2(), &old.place, |slots| slots.remove(old));
         table.set(old.id, None);
         drop(removed);
     }
 
     fn move_slot(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) -> Result {
-        let removed = self.without_mappings(old, |slots| {
+        let removed = change_slot(&**self.stage2(), &old.place, |slots| {
             let removed = slots.remove(old);
             // There is room: one has just been removed.
             slots.insert(new.clone()).map(|()| removed)
@@ -267,20 +269,6 @@ impl Vm {
         table.set(new.id, Some(new));
         drop(removed);
         Ok(())
-    }
-
-    /// Changes the slots at a moment at which nothing of `old` is mapped.
-    ///
-    /// Until then notifiers find the slot: memory that goes away is not left mapped for want of a slot. That nothing is mapped
-    /// meanwhile is as for a change by the kernel.
-    fn without_mappings<T>(&self, old: &Slot, change: impl FnOnce(&mut SlotMap) -> T) -> T {
-        let (start, end) = (old.place.user, old.place.user_end());
-        self.stage2().lock().begin_invalidation(start, end);
-        self.stage2().unmap(old.gfns());
-        let mut stage2 = self.stage2().lock();
-        let result = stage2.change_slots(change);
-        stage2.end_invalidation(start, end);
-        result
     }
 
     fn change_flags(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) {
