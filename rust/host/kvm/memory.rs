@@ -25,6 +25,7 @@ use super::{
         SlotTable,
         SLOTS_MAX, //
     },
+    user_pages,
     vm::Vm, //
 };
 use crate::{
@@ -221,9 +222,7 @@ impl Vm {
         if place.gfns.end() > 1 << (self.ipa_bits() - place.granule.shift()) {
             return Err(EFAULT);
         }
-        if logs {
-            refuse_devices(&place)?;
-        }
+        check_devices(&place, logs, self.system().has_cacheable_pfns())?;
         Ok(Arc::new(
             Slot {
                 id,
@@ -326,9 +325,10 @@ impl Vm {
         Ok(())
     }
 
-    /// Whether a slot has `ipa`.
-    pub(crate) fn is_ram(&self, ipa: u64) -> bool {
-        self.part(ipa, 1).is_some()
+    /// Whether a slot has `ipa`, and the guest may write there.
+    pub(crate) fn is_writable_ram(&self, ipa: u64) -> bool {
+        self.part(ipa, 1)
+            .is_some_and(|part| !part.slot.is_read_only())
     }
 
     /// At most `bytes` bytes from `ipa` on, in one page.
@@ -474,12 +474,13 @@ impl<'a> Cleaner<'a> {
     }
 }
 
-/// Writes to devices cannot be logged.
+/// Memory that is mapped by number and not by page: writes to it cannot be logged, and it cannot be made coherent for a guest
+/// that has its caches off, so it may be cached only if that does not matter.
 ///
 /// # Errors
 ///
-/// `EINVAL` if part of the place is mapped by number and not by page.
-fn refuse_devices(place: &Place) -> Result {
+/// `EINVAL` if part of the place is such and `logs`, or is cached and not `may_be_cached`.
+fn check_devices(place: &Place, logs: bool, may_be_cached: bool) -> Result {
     // SAFETY: A process that makes a call has an address space, and keeps it while it does.
     let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
     let guard = mm.mmap_read_lock();
@@ -487,7 +488,7 @@ fn refuse_devices(place: &Place) -> Result {
     let mut at = place.user;
     while at < end {
         // SAFETY: The address space is locked for reading, for as long as the area is looked at.
-        let (first, next, flags) = unsafe {
+        let (first, next, flags, protection) = unsafe {
             let vma = bindings::find_vma(mm.as_raw(), at as usize);
             if vma.is_null() {
                 break;
@@ -497,12 +498,14 @@ fn refuse_devices(place: &Place) -> Result {
                 range.vm_start,
                 range.vm_end,
                 (*vma).__bindgen_anon_2.vm_flags,
+                (*vma).vm_page_prot,
             )
         };
         if first as u64 >= end {
             break;
         }
-        if flags & bindings::VM_PFNMAP != 0 {
+        let refused = logs || (user_pages::is_cached(protection) && !may_be_cached);
+        if flags & bindings::VM_PFNMAP != 0 && refused {
             return Err(EINVAL);
         }
         at = next as u64;
