@@ -246,7 +246,7 @@ pub const PAIRS: [Pair; 2] = [
 ];
 
 /// Tests of guests, each short.
-const GUESTS: [&str; 8] = [
+const GUESTS: [&str; 13] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -254,11 +254,16 @@ const GUESTS: [&str; 8] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
+    "guest_bad_config",
+    "guest_inputs",
+    "guest_aarch32",
+    "guest_mapped",
+    "guest_host_state",
     "guest_fault",
 ];
 
 /// The same with the kernel's own KVM, to see that it is KVM's behaviour that they test. It has no fault to provoke.
-const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(7).0;
+const GUESTS_OF_STOCK: &[&str] = GUESTS.split_at(12).0;
 
 /// The same but for the longest, `fail_at`, which does not depend on the size of pages.
 const PAGES: [&str; 12] = [
@@ -280,7 +285,7 @@ const PAGES: [&str; 12] = [
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
 /// The runs of `make check`, the longest first, so that short ones fill the gaps.
-pub const RUNS: [Run; 24] = [
+pub const RUNS: [Run; 25] = [
     Run {
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
@@ -347,7 +352,12 @@ pub const RUNS: [Run; 24] = [
     },
     Run {
         name: "guests-load",
-        tests: &["guest_notifier", "guest_lifetime", "guest_migrate"],
+        tests: &[
+            "guest_notifier",
+            "guest_lifetime",
+            "guest_migrate",
+            "guest_vmids",
+        ],
         timeout: Duration::from_secs(900),
         ..BASE
     },
@@ -359,6 +369,15 @@ pub const RUNS: [Run; 24] = [
     Run {
         name: "guests-max",
         cpu: "max",
+        words: CPU_HAS_VHE,
+        tests: &GUESTS,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "guests-16k",
+        flavour: FLAVOUR_16K,
+        cpu: "cortex-a76",
         words: CPU_HAS_VHE,
         tests: &GUESTS,
         timeout: Duration::from_secs(600),

@@ -5,10 +5,15 @@
 mod contain;
 mod cpu_hotplug_kselftest;
 mod fail_at;
+mod guest_aarch32;
+mod guest_bad_config;
 mod guest_bad_input;
 mod guest_basic;
 mod guest_fault;
+mod guest_host_state;
+mod guest_inputs;
 mod guest_lifetime;
+mod guest_mapped;
 mod guest_memory;
 mod guest_migrate;
 mod guest_notifier;
@@ -16,6 +21,7 @@ mod guest_psci_smp;
 mod guest_regs;
 mod guest_signals;
 mod guest_undef;
+mod guest_vmids;
 mod hibernate_core;
 mod hotplug;
 mod hotplug_100;
@@ -100,7 +106,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 42] = [
+pub const PROGRAMS: [Program; 48] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -118,10 +124,15 @@ pub const PROGRAMS: [Program; 42] = [
     plain("hotplug_100", 1200, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
     special("bench_guests", 900, bench::guests::test),
+    special("guest_aarch32", 300, guest_aarch32::test),
+    special("guest_bad_config", 300, guest_bad_config::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
     special("guest_fault", 300, guest_fault::test),
+    special("guest_host_state", 300, guest_host_state::test),
+    special("guest_inputs", 300, guest_inputs::test),
     special("guest_lifetime", 300, guest_lifetime::test),
+    special("guest_mapped", 300, guest_mapped::test),
     special("guest_memory", 300, guest_memory::test),
     special("guest_migrate", 300, guest_migrate::test),
     special("guest_notifier", 300, guest_notifier::test),
@@ -129,6 +140,7 @@ pub const PROGRAMS: [Program; 42] = [
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
     special("guest_undef", 300, guest_undef::test),
+    special("guest_vmids", 300, guest_vmids::test),
     special("machine", 300, machine::test),
     special("maxcpus", 300, maxcpus::test),
     special("refuse_vhe", 300, refuse_vhe::test),
