@@ -16,6 +16,7 @@ pub mod demand;
 pub mod exception;
 pub mod guest;
 pub mod idreg;
+pub mod invalidation;
 pub mod layout;
 pub mod lifecycle;
 pub mod mmio;

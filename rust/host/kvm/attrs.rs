@@ -417,6 +417,7 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
         | bindings::KVM_CAP_ARM_PSCI
         | bindings::KVM_CAP_ARM_PSCI_0_2
         | bindings::KVM_CAP_ARM_SYSTEM_SUSPEND
+        | bindings::KVM_CAP_SYSTEM_EVENT_DATA
         | bindings::KVM_CAP_ARM_NISV_TO_USER
         | bindings::KVM_CAP_ARM_INJECT_EXT_DABT
         | bindings::KVM_CAP_ARM_IRQ_LINE_LAYOUT_2

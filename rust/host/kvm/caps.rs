@@ -22,13 +22,13 @@ use super::{
     },
 };
 use crate::bindings::{
-    self, KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES, KVM_CAP_ARM_VM_IPA_SIZE, KVM_CAP_BINARY_STATS_FD,
-    KVM_CAP_CHECK_EXTENSION_VM, KVM_CAP_COALESCED_MMIO, KVM_CAP_COALESCED_PIO,
-    KVM_CAP_DESTROY_MEMORY_REGION_WORKS, KVM_CAP_ENABLE_CAP_VM, KVM_CAP_IMMEDIATE_EXIT,
-    KVM_CAP_IOEVENTFD, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_MAX_VCPUS, KVM_CAP_MAX_VCPU_ID, KVM_CAP_NR_MEMSLOTS,
-    KVM_CAP_NR_VCPUS, KVM_CAP_READONLY_MEM, KVM_CAP_SYNC_MMU, KVM_CAP_USER_MEMORY,
-    KVM_CAP_USER_MEMORY2,
+    self, KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED, KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES,
+    KVM_CAP_ARM_VM_IPA_SIZE, KVM_CAP_BINARY_STATS_FD, KVM_CAP_CHECK_EXTENSION_VM,
+    KVM_CAP_COALESCED_MMIO, KVM_CAP_COALESCED_PIO, KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+    KVM_CAP_ENABLE_CAP_VM, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IOEVENTFD, KVM_CAP_IOEVENTFD_ANY_LENGTH,
+    KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_MAX_VCPUS,
+    KVM_CAP_MAX_VCPU_ID, KVM_CAP_NR_MEMSLOTS, KVM_CAP_NR_VCPUS, KVM_CAP_READONLY_MEM,
+    KVM_CAP_SYNC_MMU, KVM_CAP_USER_MEMORY, KVM_CAP_USER_MEMORY2,
 };
 
 /// KVM_DIRTY_LOG_MANUAL_CAPS.
@@ -43,7 +43,11 @@ pub(super) struct EnableCap(bindings::kvm_enable_cap);
 unsafe impl FromBytes for EnableCap {}
 
 /// KVM_CHECK_EXTENSION of the system, or of a VM.
-pub(super) fn check(system: &System, _vm: Option<&Vm>, extension: usize) -> Result<c_long> {
+///
+/// # Errors
+///
+/// `EINVAL` for what only a VM can be asked.
+pub(super) fn check(system: &System, vm: Option<&Vm>, extension: usize) -> Result<c_long> {
     let Ok(extension) = u32::try_from(extension) else {
         return Ok(0);
     };
@@ -69,6 +73,11 @@ pub(super) fn check(system: &System, _vm: Option<&Vm>, extension: usize) -> Resu
         KVM_CAP_ARM_VM_IPA_SIZE => system.ipa_limit() as c_long,
         KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES => system.block_sizes() as c_long,
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_CAPS as c_long,
+        // It is a question about a VM.
+        KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED => match vm {
+            Some(_) => c_long::from(system.has_cacheable_pfns()),
+            None => return Err(EINVAL),
+        },
         _ => attrs::check_extension(extension).unwrap_or(0),
     })
 }

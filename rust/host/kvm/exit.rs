@@ -7,6 +7,7 @@
 use kernel::prelude::*;
 
 use super::{
+    aarch32,
     config,
     debug,
     events,
@@ -45,12 +46,10 @@ pub(crate) enum Next {
 
 /// ESR_EL2.EC, the exception classes that a guest can cause.
 mod ec {
-    pub(super) const UNKNOWN: u64 = 0x00;
     pub(super) const WFX: u64 = 0x01;
     pub(super) const CP15_32: u64 = 0x03;
     pub(super) const CP15_64: u64 = 0x04;
     pub(super) const CP14_MR: u64 = 0x05;
-    pub(super) const CP14_LS: u64 = 0x06;
     pub(super) const FP_ASIMD: u64 = 0x07;
     pub(super) const CP14_64: u64 = 0x0c;
     pub(super) const HVC64: u64 = 0x16;
@@ -129,11 +128,11 @@ fn synchronous(active: &mut Active<'_>) -> Result<Next> {
             config::give_fp(active.context_mut());
             Ok(Next::Resume)
         }
-        // What is not there for the guest: AArch32's coprocessors at EL0, SVE and SME, pointer authentication, debug.
-        ec::UNKNOWN | ec::CP15_32 | ec::CP15_64 | ec::CP14_MR | ec::CP14_LS | ec::CP14_64 => {
-            events::inject_undefined(active);
-            Ok(Next::Resume)
-        }
+        ec::CP14_MR => aarch32::trapped(active, true),
+        ec::CP15_32 => aarch32::trapped(active, false),
+        ec::CP14_64 => aarch32::trapped_wide(active, true),
+        ec::CP15_64 => aarch32::trapped_wide(active, false),
+        // What is not there for the guest: SVE and SME, pointer authentication, the memory of AArch32's debug channel.
         _ => {
             events::inject_undefined(active);
             Ok(Next::Resume)

@@ -184,7 +184,7 @@ impl Work<'_> {
 
     fn resolve(&self) -> Result<Abort> {
         let writable = !self.slot.is_read_only();
-        let found = match user_pages::find(self.user, self.fault.write, writable) {
+        let found = match user_pages::find(self.system(), self.user, self.fault.write, writable) {
             Ok(found) => found,
             // The memory has changed under the lookup, or a signal is to be handled first.
             Err(error) if error == EAGAIN || error == EINTR => return Ok(Abort::Mapped),

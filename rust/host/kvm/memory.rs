@@ -22,20 +22,23 @@ use super::{
     dirty::DirtyLog,
     slots::{
         Slot,
-        SlotMap,
         SlotTable,
         SLOTS_MAX, //
     },
+    user_pages,
     vm::Vm, //
 };
 use crate::{
     arch::el1,
     bindings,
-    common::slots::{
-        is_log_part,
-        runs,
-        GfnRange,
-        Place, //
+    common::{
+        invalidation::change_slot,
+        slots::{
+            is_log_part,
+            runs,
+            GfnRange,
+            Place, //
+        },
     },
     host::inject,
 };
@@ -220,9 +223,7 @@ impl Vm {
         if place.gfns.end() > 1 << (self.ipa_bits() - place.granule.shift()) {
             return Err(EFAULT);
         }
-        if logs {
-            refuse_devices(&place)?;
-        }
+        check_devices(&place, logs, self.system().has_cacheable_pfns())?;
         let slot = Slot {
             id,
             place,
@@ -253,13 +254,13 @@ impl Vm {
     }
 
     fn delete(&self, table: &mut SlotTable, old: &Slot) {
-        let removed = self.without_mappings(old, |slots| slots.remove(old));
+        let removed = change_slot(&**self.stage2(), &old.place, |slots| slots.remove(old));
         table.set(old.id, None);
         drop(removed);
     }
 
     fn move_slot(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) -> Result {
-        let removed = self.without_mappings(old, |slots| {
+        let removed = change_slot(&**self.stage2(), &old.place, |slots| {
             let removed = slots.remove(old);
             // There is room: one has just been removed.
             slots.insert(new.clone()).map(|()| removed)
@@ -267,20 +268,6 @@ impl Vm {
         table.set(new.id, Some(new));
         drop(removed);
         Ok(())
-    }
-
-    /// Changes the slots at a moment at which nothing of `old` is mapped.
-    ///
-    /// Until then notifiers find the slot: memory that goes away is not left mapped for want of a slot. That nothing is mapped
-    /// meanwhile is as for a change by the kernel.
-    fn without_mappings<T>(&self, old: &Slot, change: impl FnOnce(&mut SlotMap) -> T) -> T {
-        let (start, end) = (old.place.user, old.place.user_end());
-        self.stage2().lock().begin_invalidation(start, end);
-        self.stage2().unmap(old.gfns());
-        let mut stage2 = self.stage2().lock();
-        let result = stage2.change_slots(change);
-        stage2.end_invalidation(start, end);
-        result
     }
 
     fn change_flags(&self, table: &mut SlotTable, old: &Slot, new: Arc<Slot>) {
@@ -338,9 +325,10 @@ impl Vm {
         Ok(())
     }
 
-    /// Whether a slot has `ipa`.
-    pub(crate) fn is_ram(&self, ipa: u64) -> bool {
-        self.part(ipa, 1).is_some()
+    /// Whether a slot has `ipa`, and the guest may write there.
+    pub(crate) fn is_writable_ram(&self, ipa: u64) -> bool {
+        self.part(ipa, 1)
+            .is_some_and(|part| !part.slot.is_read_only())
     }
 
     /// At most `bytes` bytes from `ipa` on, in one page.
@@ -487,12 +475,13 @@ impl<'a> Cleaner<'a> {
     }
 }
 
-/// Writes to devices cannot be logged.
+/// Memory that is mapped by number and not by page: writes to it cannot be logged, and it cannot be made coherent for a guest
+/// that has its caches off, so it may be cached only if that does not matter.
 ///
 /// # Errors
 ///
-/// `EINVAL` if part of the place is mapped by number and not by page.
-fn refuse_devices(place: &Place) -> Result {
+/// `EINVAL` if part of the place is such and `logs`, or is cached and not `may_be_cached`.
+fn check_devices(place: &Place, logs: bool, may_be_cached: bool) -> Result {
     // SAFETY: A process that makes a call has an address space, and keeps it while it does.
     let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
     let guard = mm.mmap_read_lock();
@@ -500,7 +489,7 @@ fn refuse_devices(place: &Place) -> Result {
     let mut at = place.user;
     while at < end {
         // SAFETY: The address space is locked for reading, for as long as the area is looked at.
-        let (first, next, flags) = unsafe {
+        let (first, next, flags, protection) = unsafe {
             let vma = bindings::find_vma(mm.as_raw(), at as usize);
             if vma.is_null() {
                 break;
@@ -510,12 +499,14 @@ fn refuse_devices(place: &Place) -> Result {
                 range.vm_start,
                 range.vm_end,
                 (*vma).__bindgen_anon_2.vm_flags,
+                (*vma).vm_page_prot,
             )
         };
         if first as u64 >= end {
             break;
         }
-        if flags & bindings::VM_PFNMAP != 0 {
+        let refused = logs || (user_pages::is_cached(protection) && !may_be_cached);
+        if flags & bindings::VM_PFNMAP != 0 && refused {
             return Err(EINVAL);
         }
         at = next as u64;

@@ -2,6 +2,7 @@
 
 //! Host: KVM: virtual machines by the KVM uAPI.
 
+mod aarch32;
 pub(crate) mod attrs;
 pub(crate) mod bus;
 pub(crate) mod caps;

@@ -25,7 +25,10 @@ use kernel::{
 use super::stage2::Stage2;
 use crate::{
     bindings,
-    common::slots::GfnRange,
+    common::invalidation::{
+        for_each_part,
+        Locking as _, //
+    },
     host::inject, //
 };
 
@@ -116,28 +119,6 @@ unsafe fn stage2<'a>(notifier: *mut bindings::mmu_notifier) -> &'a Stage2 {
     unsafe { &(*block.cast::<Block>()).stage2 }
 }
 
-/// Calls `function` for each part of a slot between the user addresses `start` and `end`. The lock is released between calls:
-/// a slot that comes meanwhile has nothing mapped that is older than this notification.
-fn for_each_part(
-    stage2: &Stage2,
-    start: c_ulong,
-    end: c_ulong,
-    mut function: impl FnMut(GfnRange),
-) {
-    let mut from = 0;
-    loop {
-        let next = stage2
-            .lock()
-            .slots()
-            .in_user_range(from, start as u64, end as u64);
-        let Some((gfns, slot_end)) = next else {
-            return;
-        };
-        from = slot_end;
-        function(gfns);
-    }
-}
-
 /// The kernel is about to change memory.
 ///
 /// # Safety
@@ -149,7 +130,8 @@ unsafe extern "C" fn invalidate_range_start(
 ) -> c_int {
     // SAFETY: By the contract.
     let (stage2, start, end) = unsafe { (stage2(notifier), (*range).start, (*range).end) };
-    stage2.lock().begin_invalidation(start as u64, end as u64);
+    let (start, end) = (start as u64, end as u64);
+    stage2.begin(start, end);
     for_each_part(stage2, start, end, |gfns| stage2.unmap(gfns));
     0
 }
@@ -182,6 +164,7 @@ unsafe extern "C" fn clear_young(
     // SAFETY: By the contract.
     let stage2 = unsafe { stage2(notifier) };
     let mut young = false;
+    let (start, end) = (start as u64, end as u64);
     for_each_part(stage2, start, end, |gfns| young |= stage2.lock().age(gfns));
     young
 }
@@ -199,6 +182,7 @@ unsafe extern "C" fn test_young(
     // SAFETY: By the contract.
     let stage2 = unsafe { stage2(notifier) };
     let mut young = false;
+    let address = address as u64;
     for_each_part(stage2, address, address.saturating_add(1), |gfns| {
         young |= stage2.lock().is_young(gfns);
     });

@@ -52,7 +52,7 @@ fn waited() -> u64 {
 ///
 /// # Errors
 ///
-/// `ENXIO` for what there is not; for the address of stolen time `EINVAL` if it is unaligned or no memory, `EEXIST` if it has been
+/// `ENXIO` for what there is not; for the address of stolen time `EINVAL` if it is unaligned or no memory that can be written, `EEXIST` if it has been
 /// set; `EFAULT`.
 pub(super) fn attr(active: &mut Active<'_>, cmd: u32, attr: &Attr) -> Result {
     if attr.group != bindings::KVM_ARM_VCPU_PVTIME_CTRL
@@ -70,7 +70,7 @@ pub(super) fn attr(active: &mut Active<'_>, cmd: u32, attr: &Attr) -> Result {
             if stolen.base.is_some() {
                 return Err(EEXIST);
             }
-            if !active.vm.is_ram(ipa) {
+            if !active.vm.is_writable_ram(ipa) {
                 return Err(EINVAL);
             }
             active.state_mut().arch.stolen.base = Some(ipa);

@@ -50,7 +50,7 @@ impl Slot {
 }
 
 /// All slots by address. Under the lock of stage 2.
-pub(super) struct SlotMap {
+pub(crate) struct SlotMap {
     // INVARIANT: ascending by address, without overlaps.
     sorted: KVVec<Arc<Slot>>,
 }

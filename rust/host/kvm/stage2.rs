@@ -56,6 +56,10 @@ use crate::{
             PhysAddr, //
         },
         guest::stale_to_x4,
+        invalidation::{
+            Invalidations,
+            Locking, //
+        },
         pgtable::{
             self,
             Blocks,
@@ -98,12 +102,7 @@ struct Mmu {
     table: Option<PageTable<Format>>,
     reserve: Reserve,
     slots: SlotMap,
-    /// Invalidations by the kernel that have begun and not ended.
-    invalidations: u32,
-    /// The user addresses that these are about, all together: from the first to before the second.
-    invalidated: (u64, u64),
-    /// Changes when an invalidation of memory of a slot has ended, and when the slots have changed.
-    sequence: u64,
+    invalidations: Invalidations,
 }
 
 impl Stage2 {
@@ -131,9 +130,7 @@ impl Stage2 {
                 table: Some(table),
                 reserve: Reserve::new(),
                 slots: SlotMap::new(),
-                invalidations: 0,
-                invalidated: (0, 0),
-                sequence: 0,
+                invalidations: Invalidations::new(),
             }),
         }? Error))
     }
@@ -208,6 +205,29 @@ impl Stage2 {
             Ipa::new(granule.times(gfns.first())?)?,
             granule.times(gfns.count())?,
         )
+    }
+}
+
+impl Locking for Stage2 {
+    type Slots = SlotMap;
+
+    fn begin(&self, start: u64, end: u64) {
+        self.lock().mmu.invalidations.begin(start, end);
+    }
+
+    fn unmap(&self, gfns: GfnRange) {
+        Stage2::unmap(self, gfns);
+    }
+
+    fn change_and_end<T>(&self, start: u64, end: u64, change: impl FnOnce(&mut SlotMap) -> T) -> T {
+        let mut stage2 = self.lock();
+        let result = stage2.change_slots(change);
+        stage2.end_invalidation(start, end);
+        result
+    }
+
+    fn part(&self, from: u64, start: u64, end: u64) -> Option<(GfnRange, u64)> {
+        self.lock().slots().in_user_range(from, start, end)
     }
 }
 
@@ -306,41 +326,26 @@ impl Locked<'_> {
 
     /// Changes the slots. What faults have found out without the lock no longer holds.
     pub(super) fn change_slots<T>(&mut self, change: impl FnOnce(&mut SlotMap) -> T) -> T {
-        self.mmu.sequence += 1;
+        self.mmu.invalidations.slots_change();
         change(&mut self.mmu.slots)
     }
 
     /// The slot that has page `gfn`, and a number for [`Self::is_stale`].
     pub(super) fn find(&self, gfn: u64) -> Option<(Arc<Slot>, u64)> {
-        Some((self.mmu.slots.find(gfn)?.clone(), self.mmu.sequence))
+        let slot = self.mmu.slots.find(gfn)?.clone();
+        Some((slot, self.mmu.invalidations.sequence()))
     }
 
     /// Whether what was found out since [`Self::find`] gave `sequence`, about the user addresses from `start` to before
     /// `end`, may not hold any more.
     pub(super) fn is_stale(&self, sequence: u64, start: u64, end: u64) -> bool {
-        let (first, last) = self.mmu.invalidated;
-        self.mmu.sequence != sequence
-            || (self.mmu.invalidations != 0 && first < end && start < last)
+        self.mmu.invalidations.is_stale(sequence, start, end)
     }
 
-    /// The user memory from `start` to before `end` begins to change.
-    pub(super) fn begin_invalidation(&mut self, start: u64, end: u64) {
-        self.mmu.invalidated = if self.mmu.invalidations == 0 {
-            (start, end)
-        } else {
-            let (first, last) = self.mmu.invalidated;
-            (first.min(start), last.max(end))
-        };
-        self.mmu.invalidations += 1;
-    }
-
-    /// It has changed. What a fault has found of it before is stale from here on, if there is a slot that has it; a slot that
-    /// was there before, or comes later, has changed the sequence itself.
+    /// The user memory from `start` to before `end` has changed.
     pub(super) fn end_invalidation(&mut self, start: u64, end: u64) {
-        self.mmu.invalidations = self.mmu.invalidations.saturating_sub(1);
-        if self.mmu.slots.in_user_range(0, start, end).is_some() {
-            self.mmu.sequence += 1;
-        }
+        let of_slot = self.mmu.slots.in_user_range(0, start, end).is_some();
+        self.mmu.invalidations.end(of_slot);
     }
 
     /// The tables, and what it takes to work on them.

@@ -79,6 +79,22 @@ pub(crate) fn trapped(active: &mut Active<'_>) -> Result<Next> {
     Ok(Next::Resume)
 }
 
+/// An access by another name: a write of a value, or a read. Returns what a read yields; `None` if it is UNDEFINED.
+pub(super) fn access(
+    active: &mut Active<'_>,
+    encoding: Encoding,
+    value: Option<u64>,
+) -> Option<u64> {
+    let outcome = match value {
+        Some(value) => write(active, encoding, value),
+        None => read(active, encoding),
+    };
+    match outcome {
+        Done(value) => Some(value),
+        Undefined | UnknownId => None,
+    }
+}
+
 /// DC ISW, DC CSW, DC CISW: maintenance by set and way.
 const DC_ISW: Encoding = Encoding::new(1, 0, 7, 6, 2);
 const DC_CSW: Encoding = Encoding::new(1, 0, 7, 10, 2);

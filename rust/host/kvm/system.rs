@@ -206,6 +206,11 @@ impl System {
         Ok(())
     }
 
+    /// Whether memory that is no RAM of the kernel's may be cached: no guest needs it cleaned.
+    pub(super) fn has_cacheable_pfns(&self) -> bool {
+        self.format.fwb && self.dic
+    }
+
     /// Most bits that an IPA can have.
     pub(super) fn ipa_limit(&self) -> u32 {
         self.output.bits()

@@ -122,7 +122,7 @@ fn put(page: NonNull<bindings::page>) {
 /// # Errors
 ///
 /// `EFAULT` if there is none, or none for this access. `EAGAIN` and `EINTR` if the guest should try again. `EHWPOISON`.
-pub(super) fn find(user: u64, write: bool, want_writable: bool) -> Result<Found> {
+pub(super) fn find(system: &System, user: u64, write: bool, want_writable: bool) -> Result<Found> {
     let mut page = ptr::null_mut();
     if want_writable {
         // SAFETY: There is room for one page.
@@ -143,12 +143,12 @@ pub(super) fn find(user: u64, write: bool, want_writable: bool) -> Result<Found>
         None if count < 0 && count != EFAULT.to_errno() as isize => {
             Err(Error::from_errno(count as i32))
         }
-        None => find_pfn(user, write),
+        None => find_pfn(system, user, write),
     }
 }
 
 /// Memory that is mapped by number and not by page: devices, mostly.
-fn find_pfn(user: u64, write: bool) -> Result<Found> {
+fn find_pfn(system: &System, user: u64, write: bool) -> Result<Found> {
     // SAFETY: A process that runs its vCPU has an address space, and keeps it while it does.
     let mm = unsafe { MmWithUser::from_raw((*el1::current_task()).mm) };
     let guard = mm.mmap_read_lock();
@@ -185,14 +185,28 @@ fn find_pfn(user: u64, write: bool) -> Result<Found> {
     if write && !writable {
         return Err(EFAULT);
     }
+    // SAFETY: Any number may be asked for.
+    let is_ram = unsafe { bindings::pfn_is_map_memory(pfn) } != 0;
+    // SAFETY: The address space has been locked for reading all the time, so the area is as it was.
+    let cached = is_cached(unsafe { (*vma.as_ptr()).vm_page_prot });
+    if !is_ram && cached && !system.has_cacheable_pfns() {
+        return Err(EFAULT);
+    }
     let pa = (pfn as u64).checked_mul(bindings::PAGE_SIZE as u64);
     Ok(Found {
         page: None,
         pa: pa.and_then(PhysAddr::new).ok_or(EFAULT)?,
         writable,
-        // SAFETY: Any number may be asked for.
-        device: unsafe { bindings::pfn_is_map_memory(pfn) } == 0,
+        device: !is_ram && !cached,
     })
+}
+
+/// Whether user space has memory of this protection cached. Source: `arch/arm64/include/asm/memory.h` (`MT_*`).
+pub(super) fn is_cached(protection: bindings::pgprot_t) -> bool {
+    /// AttrIndx of a descriptor; the indices in MAIR_EL1 that the kernel has for uncached memory and devices.
+    const INDEX_SHIFT: u32 = 2;
+    const UNCACHED: core::ops::RangeInclusive<u64> = 2..=4;
+    !UNCACHED.contains(&((protection.pgprot >> INDEX_SHIFT) & 7))
 }
 
 /// Tells the current process that its memory at `user` is damaged.

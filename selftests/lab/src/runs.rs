@@ -298,7 +298,7 @@ pub const PAIRS: [Pair; 2] = [
 ];
 
 /// Tests of guests, each short.
-const GUESTS: [&str; 7] = [
+const GUESTS: [&str; 12] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -306,10 +306,15 @@ const GUESTS: [&str; 7] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
+    "guest_bad_config",
+    "guest_inputs",
+    "guest_aarch32",
+    "guest_mapped",
+    "guest_host_state",
 ];
 
 /// The same on CPUs with SVE.
-const GUESTS_SVE: [&str; 8] = [
+const GUESTS_SVE: [&str; 13] = [
     "guest_basic",
     "guest_regs",
     "guest_psci_smp",
@@ -317,6 +322,11 @@ const GUESTS_SVE: [&str; 8] = [
     "guest_memory",
     "guest_undef",
     "guest_bad_input",
+    "guest_bad_config",
+    "guest_inputs",
+    "guest_aarch32",
+    "guest_mapped",
+    "guest_host_state",
     "guest_sve",
 ];
 
@@ -421,6 +431,7 @@ pub const RUNS: &[Run] = &[
             "guest_lifetime",
             "guest_migrate",
             "guest_fail_nth",
+            "guest_vmids",
         ],
         timeout: Duration::from_secs(900),
         ..BASE
@@ -435,6 +446,15 @@ pub const RUNS: &[Run] = &[
         cpu: "max",
         words: CPU_HAS_VHE,
         tests: &GUESTS_SVE,
+        timeout: Duration::from_secs(600),
+        ..BASE
+    },
+    Run {
+        name: "guests-16k",
+        flavour: FLAVOUR_16K,
+        cpu: "cortex-a76",
+        words: CPU_HAS_VHE,
+        tests: &GUESTS,
         timeout: Duration::from_secs(600),
         ..BASE
     },

@@ -33,9 +33,9 @@ use crate::{
             EXTRA, //
         },
         ram::{
+            huge_size,
+            page_size, //
             Ram,
-            HUGE,
-            PAGE, //
         },
         vcpu::{
             Exit,
@@ -129,7 +129,7 @@ fn mmio(kvm: &Kvm) -> Result<()> {
 fn touch(kvm: &Kvm, ram: &Ram, count: u64, step: usize) -> Result<u64> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
-    for offset in (0..ram.len()).step_by(PAGE) {
+    for offset in (0..ram.len()).step_by(page_size()) {
         ram.set(offset as u64, 1);
     }
     least(count, 3, || {
@@ -142,15 +142,15 @@ fn touch(kvm: &Kvm, ram: &Ram, count: u64, step: usize) -> Result<u64> {
 }
 
 fn fault(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(EXITS as usize * PAGE)?;
-    let each = touch(kvm, &ram, EXITS, PAGE)?;
+    let ram = Ram::new(EXITS as usize * page_size())?;
+    let each = touch(kvm, &ram, EXITS, page_size())?;
     exit_cost("stage-2 fault, page of 4 KiB", each);
     Ok(())
 }
 
 fn block_fault(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::huge(BLOCKS as usize * HUGE)?;
-    let each = touch(kvm, &ram, BLOCKS, HUGE)?;
+    let ram = Ram::huge(BLOCKS as usize * huge_size())?;
+    let each = touch(kvm, &ram, BLOCKS, huge_size())?;
     exit_cost("stage-2 fault, block of 2 MiB", each);
     Ok(())
 }

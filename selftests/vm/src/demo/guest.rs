@@ -33,9 +33,9 @@ use crate::{
             SLOT, //
         },
         ram::{
+            huge_size,
+            page_size, //
             Ram,
-            HUGE,
-            PAGE, //
         },
         stats,
         vcpu::{
@@ -65,7 +65,7 @@ pub fn chapter() -> Result<()> {
             kvm.get_host_ipa_limit()
         ),
     );
-    let machine = Machine::with_ram(&kvm, Ram::huge(2 * HUGE)?)?;
+    let machine = Machine::with_ram(&kvm, Ram::huge(2 * huge_size())?)?;
     let mut vcpu = machine.vcpu(0)?;
     fact(
         "VM",
@@ -76,9 +76,12 @@ pub fn chapter() -> Result<()> {
     );
     hello(&mut vcpu)?;
     compute(&mut vcpu)?;
-    let other = Ram::new(READ_ONLY_PAGES * PAGE)?;
+    let other = Ram::new(READ_ONLY_PAGES * page_size())?;
     machine.add(SLOT + 1, EXTRA, &other, KVM_MEM_READONLY)?;
-    vcpu.call(Program::Read, &[EXTRA, other.len() as u64, PAGE as u64])?;
+    vcpu.call(
+        Program::Read,
+        &[EXTRA, other.len() as u64, page_size() as u64],
+    )?;
     fact(
         "slot",
         format!("{READ_ONLY_PAGES} small pages at {EXTRA:#x}, read-only, and the guest reads them"),

@@ -17,7 +17,8 @@ use super::{
     },
     machine::{
         Machine,
-        BASE, //
+        BASE,
+        CHUNK, //
     },
     ram::Ram,
     runner::Runner,
@@ -65,7 +66,7 @@ pub struct Size {
 impl Size {
     /// Bytes of memory that a machine needs.
     pub fn bytes(&self) -> usize {
-        (image::FREE as usize + self.vcpus * self.words * 8).next_multiple_of(super::ram::HUGE)
+        (image::FREE as usize + self.vcpus * self.words * 8).next_multiple_of(CHUNK)
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Mailbox {
     pub progress: u64,
     /// Not zero: the program is to end. User space sets it.
     pub stop: u64,
+    /// ISR_EL1 when the last interrupt was taken.
+    pub interrupt: u64,
     /// Registers that the exception handler saves.
     scratch: [u64; 2],
 }
@@ -92,6 +94,7 @@ global_asm!(
     SKIP = const offset_of!(Mailbox, skip),
     PROGRESS = const offset_of!(Mailbox, progress),
     STOP = const offset_of!(Mailbox, stop),
+    INTERRUPT = const offset_of!(Mailbox, interrupt),
     SCRATCH = const offset_of!(Mailbox, scratch),
 );
 
@@ -152,6 +155,16 @@ programs! {
     Spin = guest_spin;
     /// Waits for an interrupt.
     Wfi = guest_wfi;
+    /// Waits for an interrupt, and takes it.
+    Interrupt = guest_interrupt_taken;
+    /// Lets SErrors in.
+    Serror = guest_serror;
+    /// Reads both counters.
+    Counters = guest_counters;
+    /// Jumps.
+    Jump = guest_jump;
+    /// Goes to EL0 in AArch32.
+    Aarch32 = guest_aarch32;
     /// Reports which vCPU this is.
     Identity = guest_identity;
     /// Computes in memory and in all registers.

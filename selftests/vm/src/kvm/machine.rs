@@ -22,10 +22,7 @@ use kvm_ioctls::{
 
 use super::{
     image,
-    ram::{
-        Ram,
-        HUGE, //
-    },
+    ram::Ram,
     raw,
     vcpu::Vcpu, //
 };
@@ -34,6 +31,8 @@ use super::{
 pub const BASE: u64 = 0x8000_0000;
 /// Guest physical address of memory that a test adds. Like [`BASE`], it is mapped as normal memory by the guest.
 pub const EXTRA: u64 = 0xc000_0000;
+/// Bytes of the memory of a machine, and of what it grows by.
+pub const CHUNK: usize = 2 << 20;
 /// Slot of the memory with the image.
 pub const SLOT: u32 = 0;
 /// Most vCPUs that have a mailbox.
@@ -57,7 +56,7 @@ pub struct Machine {
 impl Machine {
     /// A VM with 2 MiB of memory in small pages.
     pub fn new(kvm: &Kvm) -> Result<Self> {
-        Self::with_ram(kvm, Ram::new(HUGE)?)
+        Self::with_ram(kvm, Ram::new(CHUNK)?)
     }
 
     /// A VM with this memory.

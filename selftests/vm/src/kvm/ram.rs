@@ -4,21 +4,30 @@
 
 use std::{
     num::NonZeroUsize,
+    os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{
-        AtomicU64,
-        Ordering, //
+    sync::{
+        atomic::{
+            AtomicU64,
+            Ordering, //
+        },
+        OnceLock,
     },
 };
 
 use anyhow::{
     ensure,
+    Context,
     Result, //
 };
 use nix::{
-    libc::c_void,
+    libc::{
+        self,
+        c_void, //
+    },
     sys::mman::{
         madvise,
+        mmap,
         mmap_anonymous,
         mprotect,
         munmap,
@@ -30,12 +39,20 @@ use nix::{
 
 use crate::guest::page;
 
-/// Size of a page of the kernel in bytes. The tests run on kernels with pages of 4 KiB.
-pub const PAGE: usize = 4096;
-/// Size of a huge page of that kernel in bytes.
-pub const HUGE: usize = 2 << 20;
+/// Size of a page of the kernel in bytes.
+pub fn page_size() -> usize {
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    // 4 KiB, if the kernel does not say.
+    *SIZE.get_or_init(|| page::size_bytes().unwrap_or(4096))
+}
 
-/// A mapping of this process that is also memory of a guest. Its address is a multiple of [`HUGE`].
+/// Size of a huge page of the kernel in bytes: what one descriptor maps at the level above that of pages.
+pub fn huge_size() -> usize {
+    page_size() * page_size() / size_of::<u64>()
+}
+
+/// A mapping of this process that is also memory of a guest. Its address is a multiple of [`huge_size`], unless
+/// it is a file's.
 ///
 /// The guest and other threads use the memory at any time, so it is only read and written by atomic accesses.
 #[derive(Debug)]
@@ -69,18 +86,43 @@ impl Ram {
         Ok(ram)
     }
 
+    /// Private memory of the pool of huge pages, which must have as many free. `bytes` are huge pages.
+    pub fn hugetlb(bytes: usize) -> Result<Self> {
+        let size = MapFlags::from_bits_retain((huge_size().ilog2() as i32) << libc::MAP_HUGE_SHIFT);
+        Self::map(bytes, 0, MapFlags::MAP_HUGETLB | size)
+    }
+
+    /// The memory that `file` has at `offset`, shared with it.
+    pub fn of_file(file: &impl AsFd, offset: i64, bytes: usize, access: ProtFlags) -> Result<Self> {
+        let length = NonZeroUsize::new(bytes).context("no bytes")?;
+        // SAFETY: A new mapping at an address of the kernel's choice touches nothing that exists.
+        let reservation =
+            unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, file, offset)? };
+        Ok(Self {
+            reservation,
+            reserved: bytes,
+            start: reservation.as_ptr().addr(),
+            bytes,
+        })
+    }
+
     fn reserve(bytes: usize) -> Result<Self> {
+        Self::map(bytes, huge_size(), MapFlags::MAP_NORESERVE)
+    }
+
+    /// New memory, with `slack` bytes more to find an aligned start in.
+    fn map(bytes: usize, slack: usize, flags: MapFlags) -> Result<Self> {
         ensure!(
-            bytes != 0 && bytes % PAGE == 0,
+            bytes != 0 && bytes % page_size() == 0,
             "{bytes} bytes are not pages"
         );
-        let reserved = bytes + HUGE;
+        let reserved = bytes + slack;
         let length = NonZeroUsize::new(reserved).unwrap_or(NonZeroUsize::MIN);
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        let flags = MapFlags::MAP_PRIVATE | flags;
         // SAFETY: A new mapping at an address of the kernel's choice touches nothing that exists.
         let reservation = unsafe { mmap_anonymous(None, length, protection, flags)? };
-        let start = reservation.as_ptr().addr().next_multiple_of(HUGE);
+        let start = reservation.as_ptr().addr().next_multiple_of(huge_size());
         Ok(Self {
             reservation,
             reserved,

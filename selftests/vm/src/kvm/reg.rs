@@ -32,6 +32,9 @@ pub const PC: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, p
 /// PSTATE, in the format of SPSR_EL1.
 pub const PSTATE: u64 = core(offset_of!(kvm_regs, regs) + offset_of!(user_pt_regs, pstate));
 
+/// ELR_EL1, which is among the core registers.
+pub const ELR_EL1: u64 = core(offset_of!(kvm_regs, elr_el1));
+
 /// A system register by its encoding.
 pub const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     KVM_REG_ARM64

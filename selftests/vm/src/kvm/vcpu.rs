@@ -85,6 +85,12 @@ impl Channel {
         machine::BASE + self.offset
     }
 
+    /// What the program has left in `results`.
+    pub fn results(&self) -> [u64; 4] {
+        let first = self.field(offset_of!(Mailbox, results));
+        [0, 8, 16, 24].map(|offset| self.ram.get(first + offset))
+    }
+
     /// Number of exceptions taken, and ESR_EL1 of the last one.
     pub fn exceptions(&self) -> (u64, u64) {
         (

@@ -32,8 +32,8 @@ use crate::{
             EXTRA, //
         },
         ram::{
+            page_size, //
             Ram,
-            PAGE, //
         },
         raw,
         reg, //
@@ -46,10 +46,10 @@ const GET_VCPU_MMAP_SIZE: u32 = 0xae04;
 const CREATE_VCPU: u32 = 0xae41;
 const GET_DIRTY_LOG: u32 = 0x4010_ae42;
 const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
-const REGION: u32 = 0x4020_ae46;
+pub(super) const REGION: u32 = 0x4020_ae46;
 const REGION2: u32 = 0x40a0_ae49;
 const COALESCED_MMIO: u32 = 0x4010_ae67;
-const IOEVENTFD: u32 = 0x4040_ae79;
+pub(super) const IOEVENTFD: u32 = 0x4040_ae79;
 const RUN: u32 = 0xae80;
 const SET_SIGNAL_MASK: u32 = 0x4004_ae8b;
 const GET_MP_STATE: u32 = 0x8004_ae98;
@@ -62,20 +62,21 @@ const SET_ONE_REG: u32 = 0x4010_aeac;
 const ARM_VCPU_INIT: u32 = 0x4020_aeae;
 const ARM_PREFERRED_TARGET: u32 = 0x8020_aeaf;
 const GET_REG_LIST: u32 = 0xc008_aeb0;
-const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
-const HAS_DEVICE_ATTR: u32 = 0x4018_aee3;
+pub(super) const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+pub(super) const GET_DEVICE_ATTR: u32 = 0x4018_aee2;
+pub(super) const HAS_DEVICE_ATTR: u32 = 0x4018_aee3;
 /// A call of the KVM type that no KVM has.
 const UNKNOWN: u32 = 0xaeff;
 /// A call of another type.
 const FOREIGN: u32 = 0x5401;
 
 /// An address where no process has anything.
-const NOWHERE: u64 = 0xffff_0000_0000_0000;
+pub(super) const NOWHERE: u64 = 0xffff_0000_0000_0000;
 /// More bytes than any structure that the calls take.
 const ROOM: usize = 4096;
 
 /// What a call gets.
-enum Argument {
+pub(super) enum Argument {
     /// A number.
     Number(u64),
     /// The address of these words, which zeroes follow.
@@ -83,9 +84,9 @@ enum Argument {
 }
 
 /// What a call answers.
-type Answer = Result<(), Errno>;
+pub(super) type Answer = Result<(), Errno>;
 /// A call, and what it must answer.
-type Row = (&'static str, u32, Argument, Answer);
+pub(super) type Row = (&'static str, u32, Argument, Answer);
 
 /// Makes a list of calls: `what => call, argument, answer;`.
 macro_rules! rows {
@@ -93,15 +94,16 @@ macro_rules! rows {
         vec![$(($what, $call, $argument, $answer),)*]
     };
 }
+pub(super) use rows;
 
-const OK: Answer = Ok(());
+pub(super) const OK: Answer = Ok(());
 const E2BIG: Answer = Err(Errno::E2BIG);
-const EEXIST: Answer = Err(Errno::EEXIST);
-const EFAULT: Answer = Err(Errno::EFAULT);
-const EINVAL: Answer = Err(Errno::EINVAL);
-const ENOENT: Answer = Err(Errno::ENOENT);
+pub(super) const EEXIST: Answer = Err(Errno::EEXIST);
+pub(super) const EFAULT: Answer = Err(Errno::EFAULT);
+pub(super) const EINVAL: Answer = Err(Errno::EINVAL);
+pub(super) const ENOENT: Answer = Err(Errno::ENOENT);
 const ENOEXEC: Answer = Err(Errno::ENOEXEC);
-const ENXIO: Answer = Err(Errno::ENXIO);
+pub(super) const ENXIO: Answer = Err(Errno::ENXIO);
 
 use Argument::{
     Number,
@@ -123,7 +125,7 @@ pub fn test() -> Test {
 }
 
 /// Makes the calls, and lists all whose answer is another one.
-fn check(fd: RawFd, rows: Vec<Row>) -> Result<()> {
+pub(super) fn check(fd: RawFd, rows: Vec<Row>) -> Result<()> {
     let mut wrong = Vec::new();
     for (what, request, argument, expected) in rows {
         let mut room = vec![0_u64; ROOM / 8];
@@ -190,7 +192,8 @@ fn vm(kvm: &Kvm) -> Result<()> {
     )
 }
 
-fn region(slot: u32, flags: u32, gpa: u64, bytes: u64, address: u64) -> Argument {
+/// `struct kvm_userspace_memory_region`.
+pub(super) fn region(slot: u32, flags: u32, gpa: u64, bytes: u64, address: u64) -> Argument {
     Words(vec![
         u64::from(slot) | (u64::from(flags) << 32),
         gpa,
@@ -201,9 +204,9 @@ fn region(slot: u32, flags: u32, gpa: u64, bytes: u64, address: u64) -> Argument
 
 fn regions(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
-    let ram = Ram::new(16 * PAGE)?;
+    let ram = Ram::new(16 * page_size())?;
     machine.add(1, EXTRA, &ram, 0)?;
-    let (page, bytes, address) = (PAGE as u64, ram.len() as u64, ram.address());
+    let (page, bytes, address) = (page_size() as u64, ram.len() as u64, ram.address());
     let free = EXTRA + (64 << 20);
     // The VM has as many bits of address as the host allows.
     let end = 1 << kvm.get_host_ipa_limit();
@@ -222,7 +225,7 @@ fn regions(kvm: &Kvm) -> Result<()> {
             "beyond the addresses of the VM" => set, region(2, 0, end, bytes, address), EFAULT;
             "slot too high" => set, region(0x7fff, 0, free, bytes, address), EINVAL;
             "another address space" => set, region(1 << 16, 0, free, bytes, address), EINVAL;
-            "too many pages" => set, region(2, 0, free, 1 << 43, 0), EINVAL;
+            "too many pages" => set, region(2, 0, free, page << 31, 0), EINVAL;
             "deleting what is not there" => set, region(2, 0, 0, 0, 0), EINVAL;
             "the same range again" => set, region(2, 0, EXTRA, bytes, address), EEXIST;
             "overlap at the end" => set, region(2, 0, EXTRA + bytes - page, bytes, address), EEXIST;
@@ -243,7 +246,7 @@ fn regions(kvm: &Kvm) -> Result<()> {
 
 fn dirty_logs(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
-    let ram = Ram::new(16 * PAGE)?;
+    let ram = Ram::new(16 * page_size())?;
     machine.add(1, EXTRA, &ram, 0)?;
     let log = |slot: u64, address: u64| Words(vec![slot, address]);
     let mut bitmap = [0_u64; 8];
@@ -408,7 +411,7 @@ fn works(kvm: &Kvm) -> Result<()> {
     let nowhere = kvm_userspace_memory_region {
         slot: 0,
         guest_phys_addr: EXTRA + 1,
-        memory_size: PAGE as u64,
+        memory_size: page_size() as u64,
         ..Default::default()
     };
     // SAFETY: The call is refused.

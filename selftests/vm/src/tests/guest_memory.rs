@@ -44,9 +44,9 @@ use crate::{
         },
         poll,
         ram::{
+            huge_size,
+            page_size, //
             Ram,
-            HUGE,
-            PAGE, //
         },
         raw,
         runner::Runner,
@@ -104,13 +104,13 @@ fn setup(kvm: &Kvm, ram: &Ram, flags: u32) -> Result<(Machine, Vcpu)> {
 
 /// Arguments of a program that goes through all pages of `ram` at [`EXTRA`], one word of each.
 fn pages_of(ram: &Ram) -> [u64; 3] {
-    [EXTRA, ram.len() as u64, PAGE as u64]
+    [EXTRA, ram.len() as u64, page_size() as u64]
 }
 
 fn fill(ram: &Ram, factor: u64) -> u64 {
-    let pages = (ram.len() / PAGE) as u64;
+    let pages = (ram.len() / page_size()) as u64;
     for page in 0..pages {
-        ram.set(page * PAGE as u64, factor * (page + 1));
+        ram.set(page * page_size() as u64, factor * (page + 1));
     }
     factor * pages * (pages + 1) / 2
 }
@@ -122,7 +122,7 @@ fn expect_sum(vcpu: &mut Vcpu, ram: &Ram, sum: u64) -> Result<()> {
 }
 
 fn same(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (_machine, mut vcpu) = setup(kvm, &ram, 0)?;
     expect_sum(&mut vcpu, &ram, 0)?;
     let sum = fill(&ram, 3);
@@ -131,14 +131,14 @@ fn same(kvm: &Kvm) -> Result<()> {
     let writes = vcpu.call(Program::Write, &[gpa, bytes, step, 0x1000])?;
     ensure!(writes == PAGES as u64, "{writes} writes");
     for page in 0..PAGES as u64 {
-        let got = ram.get(page * PAGE as u64);
+        let got = ram.get(page * page_size() as u64);
         ensure!(got == 0x1000 + page, "page {page} has {got:#x}");
     }
     Ok(())
 }
 
 fn expect_mmio(vcpu: &mut Vcpu, ram: &Ram, gpa: u64) -> Result<()> {
-    vcpu.start(Program::Read, &[gpa, ram.len() as u64, PAGE as u64])?;
+    vcpu.start(Program::Read, &[gpa, ram.len() as u64, page_size() as u64])?;
     let exit = vcpu.run();
     ensure!(
         exit == Exit::Read(gpa, 8),
@@ -148,7 +148,7 @@ fn expect_mmio(vcpu: &mut Vcpu, ram: &Ram, gpa: u64) -> Result<()> {
 }
 
 fn deletes(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (machine, mut vcpu) = setup(kvm, &ram, 0)?;
     for turn in 1..=10 {
         let sum = fill(&ram, turn);
@@ -162,7 +162,7 @@ fn deletes(kvm: &Kvm) -> Result<()> {
 
 fn moves(kvm: &Kvm) -> Result<()> {
     const AWAY: u64 = 64 << 20;
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (machine, mut vcpu) = setup(kvm, &ram, 0)?;
     let sum = fill(&ram, 5);
     expect_sum(&mut vcpu, &ram, sum)?;
@@ -179,7 +179,7 @@ fn moves(kvm: &Kvm) -> Result<()> {
 /// While the slot is away, the guest's reads are MMIO and get the same values, so its sums are always right.
 fn under_load(kvm: &Kvm) -> Result<()> {
     const TURNS: u32 = 100;
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (machine, mut vcpu) = setup(kvm, &ram, 0)?;
     let sum = fill(&ram, 7);
     vcpu.start(Program::ReadOn, &pages_of(&ram))?;
@@ -188,7 +188,7 @@ fn under_load(kvm: &Kvm) -> Result<()> {
         let mut emulated = 0_u64;
         loop {
             let exit = vcpu.run_with(|address, data| {
-                let page = (address - EXTRA) / PAGE as u64;
+                let page = (address - EXTRA) / page_size() as u64;
                 data.copy_from_slice(&(7 * (page + 1)).to_le_bytes());
             });
             match exit {
@@ -219,7 +219,10 @@ fn under_load(kvm: &Kvm) -> Result<()> {
 }
 
 fn expect_refused_write(vcpu: &mut Vcpu, ram: &Ram) -> Result<()> {
-    vcpu.start(Program::Write, &[EXTRA, PAGE as u64, PAGE as u64, 0xbad])?;
+    vcpu.start(
+        Program::Write,
+        &[EXTRA, page_size() as u64, page_size() as u64, 0xbad],
+    )?;
     let exit = vcpu.run();
     let bytes = 0xbad_u64.to_le_bytes().to_vec();
     ensure!(exit == Exit::Write(EXTRA, bytes), "{exit:x?}");
@@ -228,7 +231,7 @@ fn expect_refused_write(vcpu: &mut Vcpu, ram: &Ram) -> Result<()> {
 }
 
 fn readonly(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (_machine, mut vcpu) = setup(kvm, &ram, KVM_MEM_READONLY)?;
     let sum = fill(&ram, 11);
     // Before and after the page is mapped for reading.
@@ -240,7 +243,7 @@ fn readonly(kvm: &Kvm) -> Result<()> {
 
 /// The flag of a slot cannot change; the slot must be deleted and made anew.
 fn replaced(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (machine, mut vcpu) = setup(kvm, &ram, 0)?;
     let sum = fill(&ram, 13);
     expect_sum(&mut vcpu, &ram, sum)?;
@@ -270,7 +273,7 @@ fn logged(machine: &Machine, ram: &Ram) -> Result<Vec<usize>> {
 /// The guest writes to these pages.
 fn write_pages(vcpu: &mut Vcpu, pages: &[usize]) -> Result<()> {
     for page in pages {
-        let gpa = EXTRA + (page * PAGE) as u64;
+        let gpa = EXTRA + (page * page_size()) as u64;
         vcpu.call(Program::Write, &[gpa, 8, 8, 0xd1])?;
     }
     Ok(())
@@ -283,7 +286,7 @@ fn expect_logged(machine: &Machine, ram: &Ram, pages: &[usize]) -> Result<()> {
 }
 
 fn dirty(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (machine, mut vcpu) = setup(kvm, &ram, KVM_MEM_LOG_DIRTY_PAGES)?;
     expect_logged(&machine, &ram, &[])?;
     // Reading makes no page dirty, and neither does the host.
@@ -318,7 +321,7 @@ fn clear(machine: &Machine, first: u64, count: u32, bits: &mut [u64]) -> Result<
 }
 
 fn manual(kvm: &Kvm, initially_set: bool) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let machine = Machine::new(kvm)?;
     let supported = machine
         .vm
@@ -376,13 +379,13 @@ fn copy_while_writing(kvm: &Kvm, ram: &Ram, turns: u32) -> Result<()> {
     let runner = Runner::start(vcpu, |vcpu| vcpu.finish())?;
     poll(|| runner.is_finished() || channel.progress() > 1)?;
     machine.add(SLOT, EXTRA, ram, KVM_MEM_LOG_DIRTY_PAGES)?;
-    let mut copy: Vec<u64> = vec![0; ram.len() / PAGE];
+    let mut copy: Vec<u64> = vec![0; ram.len() / page_size()];
     let mut copied = 0;
     let all: Vec<usize> = (0..copy.len()).collect();
     let mut update = |pages: &[usize]| {
         copied += pages.len();
         for page in pages {
-            copy[*page] = ram.get((page * PAGE) as u64);
+            copy[*page] = ram.get((page * page_size()) as u64);
         }
     };
     update(&all);
@@ -395,7 +398,7 @@ fn copy_while_writing(kvm: &Kvm, ram: &Ram, turns: u32) -> Result<()> {
     let (_, rounds) = runner.join()?;
     update(&logged(&machine, ram)?);
     for (page, value) in copy.iter().enumerate() {
-        let memory = ram.get((page * PAGE) as u64);
+        let memory = ram.get((page * page_size()) as u64);
         ensure!(
             *value == memory && memory == rounds,
             "page {page}: {value} copied, {memory} in memory, after {rounds} rounds"
@@ -406,12 +409,12 @@ fn copy_while_writing(kvm: &Kvm, ram: &Ram, turns: u32) -> Result<()> {
 }
 
 fn dirty_under_load(kvm: &Kvm) -> Result<()> {
-    copy_while_writing(kvm, &Ram::new(PAGES * PAGE)?, 100)
+    copy_while_writing(kvm, &Ram::new(PAGES * page_size())?, 100)
 }
 
 /// Blocks must be split when logging begins.
 fn dirty_huge(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::huge(2 * HUGE)?;
+    let ram = Ram::huge(2 * huge_size())?;
     copy_while_writing(kvm, &ram, 20)
 }
 
@@ -429,9 +432,9 @@ fn exits_for_reading(kvm: &Kvm, ram: &Ram) -> Result<u64> {
 
 fn blocks(kvm: &Kvm) -> Result<()> {
     const COUNT: usize = 4;
-    let pages = (COUNT * HUGE / PAGE) as u64;
-    let small = exits_for_reading(kvm, &Ram::new(COUNT * HUGE)?)?;
-    let huge = exits_for_reading(kvm, &Ram::huge(COUNT * HUGE)?)?;
+    let pages = (COUNT * huge_size() / page_size()) as u64;
+    let small = exits_for_reading(kvm, &Ram::new(COUNT * huge_size())?)?;
+    let huge = exits_for_reading(kvm, &Ram::huge(COUNT * huge_size())?)?;
     ensure!(small >= pages, "{small} exits for {pages} small pages");
     ensure!(
         huge < pages / 4,
@@ -444,7 +447,7 @@ fn blocks(kvm: &Kvm) -> Result<()> {
 }
 
 fn inaccessible(kvm: &Kvm) -> Result<()> {
-    let ram = Ram::new(PAGES * PAGE)?;
+    let ram = Ram::new(PAGES * page_size())?;
     let (_machine, mut vcpu) = setup(kvm, &ram, 0)?;
     let sum = fill(&ram, 19);
     for mapped_before in [false, true] {

@@ -66,8 +66,8 @@ use crate::{
         },
         poll,
         ram::{
+            page_size, //
             Ram,
-            PAGE, //
         },
         runner::Runner,
         vcpu::Exit,
@@ -111,7 +111,7 @@ fn swap(kvm: &Kvm) -> Result<()> {
     /// Longest time for that.
     const LONGEST: Duration = Duration::from_secs(60);
     let _swap = disk::MEMORY.attach()?.swap()?;
-    let once = (SIZE.vcpus * SIZE.words * 8 / PAGE) as u64;
+    let once = (SIZE.vcpus * SIZE.words * 8 / page_size()) as u64;
     let (out, back) = (vmstat("pswpout")?, vmstat("pswpin")?);
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
         let end = Instant::now() + LONGEST;
@@ -170,8 +170,8 @@ impl Drop for Ksm {
 fn ksm(kvm: &Kvm) -> Result<()> {
     const PAGES: u64 = 256;
     let _ksm = Ksm::on()?;
-    let extra = Arc::new(Ram::new(PAGES as usize * PAGE)?);
-    let read = [EXTRA, extra.len() as u64, PAGE as u64];
+    let extra = Arc::new(Ram::new(PAGES as usize * page_size())?);
+    let read = [EXTRA, extra.len() as u64, page_size() as u64];
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
         extra.advise(MmapAdvise::MADV_MERGEABLE)?;
         fleet.machines[0].ram.advise(MmapAdvise::MADV_MERGEABLE)?;
@@ -180,7 +180,7 @@ fn ksm(kvm: &Kvm) -> Result<()> {
         let mut vcpu = machine.vcpu(SIZE.vcpus as u64)?;
         for turn in 1..=3 {
             for page in 0..PAGES {
-                extra.set(page * PAGE as u64, 0x4b53_4d00 + turn);
+                extra.set(page * page_size() as u64, 0x4b53_4d00 + turn);
             }
             let sum = PAGES * (0x4b53_4d00 + turn);
             poll(|| Ksm::sharing() >= PAGES / 2)
@@ -190,7 +190,7 @@ fn ksm(kvm: &Kvm) -> Result<()> {
             note(format!("{} pages shared", Ksm::sharing()));
             vcpu.call(Program::Write, &[read[0], read[1], read[2], turn])?;
             for page in 0..PAGES {
-                let got = extra.get(page * PAGE as u64);
+                let got = extra.get(page * page_size() as u64);
                 ensure!(
                     got == turn + page,
                     "page {page} has {got:#x} after the write"
@@ -241,10 +241,10 @@ fn forks(kvm: &Kvm) -> Result<()> {
 fn dropped(kvm: &Kvm) -> Result<()> {
     const PAGES: u64 = 256;
     let machine = Machine::new(kvm)?;
-    let extra = Ram::new(PAGES as usize * PAGE)?;
+    let extra = Ram::new(PAGES as usize * page_size())?;
     machine.add(1, EXTRA, &extra, 0)?;
     let mut vcpu = machine.vcpu(0)?;
-    let read = [EXTRA, extra.len() as u64, PAGE as u64];
+    let read = [EXTRA, extra.len() as u64, page_size() as u64];
     let expect = |vcpu: &mut crate::kvm::vcpu::Vcpu, sum: u64, what: &str| {
         let got = vcpu.call(Program::Read, &read)?;
         ensure!(got == sum, "{what}: the guest reads {got}, not {sum}");
@@ -264,16 +264,20 @@ fn dropped(kvm: &Kvm) -> Result<()> {
 }
 
 /// Pages that the host frees and uses for something else stay as that leaves them, although the slot comes and goes at
-/// the same time and the guest writes to all of it without a break.
+/// the same time and the guest writes to all of it without a break. That no order of these lets the guest at them is tried
+/// on the host, in `rust/common/invalidation`; this is the same with real threads and tables.
 fn out_of_reach(kvm: &Kvm) -> Result<()> {
     const PAGES: u64 = 256;
     const TURNS: u64 = 150;
     const CANARY: u64 = 0xca11_ab1e_0000_0000;
     let machine = Machine::new(kvm)?;
-    let extra = Arc::new(Ram::new(PAGES as usize * PAGE)?);
+    let extra = Arc::new(Ram::new(PAGES as usize * page_size())?);
     machine.add(1, EXTRA, &extra, 0)?;
     let mut vcpu = machine.vcpu(0)?;
-    vcpu.start(Program::WriteOn, &[EXTRA, extra.len() as u64, PAGE as u64])?;
+    vcpu.start(
+        Program::WriteOn,
+        &[EXTRA, extra.len() as u64, page_size() as u64],
+    )?;
     let channel = vcpu.channel();
     let runner = Runner::start(vcpu, |vcpu| loop {
         match vcpu.run() {
@@ -289,7 +293,7 @@ fn out_of_reach(kvm: &Kvm) -> Result<()> {
             memory.replace(0, memory.len())?;
             // Most likely the pages that were just freed.
             let other = Ram::new(memory.len())?;
-            let words = || (0..PAGES).map(|page| page * PAGE as u64);
+            let words = || (0..PAGES).map(|page| page * page_size() as u64);
             words().for_each(|at| other.set(at, CANARY + turn));
             thread::sleep(Duration::from_millis(1));
             for at in words() {

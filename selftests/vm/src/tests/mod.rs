@@ -7,11 +7,16 @@ mod contain;
 mod cpu_hotplug_kselftest;
 mod cpuidle;
 mod fail_at;
+mod guest_aarch32;
+mod guest_bad_config;
 mod guest_bad_input;
 mod guest_basic;
 mod guest_fail_nth;
 mod guest_fault;
+mod guest_host_state;
+mod guest_inputs;
 mod guest_lifetime;
+mod guest_mapped;
 mod guest_memory;
 mod guest_migrate;
 mod guest_notifier;
@@ -20,6 +25,7 @@ mod guest_regs;
 mod guest_signals;
 mod guest_sve;
 mod guest_undef;
+mod guest_vmids;
 mod hibernate;
 mod hibernate_core;
 mod hooks;
@@ -130,13 +136,18 @@ pub const PROGRAMS: &[Program] = &[
     plain("hotplug_100", 1200, hotplug_100::test),
     plain("cpu_hotplug_kselftest", 300, cpu_hotplug_kselftest::test),
     special("bench_guests", 900, bench::guests::test),
+    special("guest_aarch32", 300, guest_aarch32::test),
+    special("guest_bad_config", 300, guest_bad_config::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
     special("guest_fail_nth", 600, guest_fail_nth::test),
     special("guest_failslab", 1200, guest_fail_nth::by_kernel),
     special("load_failslab", 1200, load_failslab::test),
     special("guest_fault", 300, guest_fault::test),
+    special("guest_host_state", 300, guest_host_state::test),
+    special("guest_inputs", 300, guest_inputs::test),
     special("guest_lifetime", 300, guest_lifetime::test),
+    special("guest_mapped", 300, guest_mapped::test),
     special("guest_memory", 300, guest_memory::test),
     special("guest_migrate", 300, guest_migrate::test),
     special("guest_notifier", 300, guest_notifier::test),
@@ -148,6 +159,7 @@ pub const PROGRAMS: &[Program] = &[
     special("hibernate", 600, hibernate::test),
     special("hooks", 900, hooks::awake),
     special("hooks_asleep", 900, hooks::asleep),
+    special("guest_vmids", 300, guest_vmids::test),
     special("machine", 300, machine::test),
     special("maxcpus", 300, maxcpus::test),
     special("refuse_vhe", 300, refuse_vhe::test),

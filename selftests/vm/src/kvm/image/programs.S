@@ -183,3 +183,45 @@ guest_\name:
 	str	x9, [x28, #{REPORT}]
 	str	x27, [x28, #{REPORT}]
 	b	guest_finish
+
+// Lets interrupts in and waits for one, after a report. Result: ISR_EL1 as its handler saw it; 0 if none came.
+	program	interrupt_taken
+	str	x28, [x28, #{REPORT}]
+	msr	daifclr, #3
+	isb
+	wfi
+	isb
+	msr	daifset, #3
+	ldr	x0, [x27, #{INTERRUPT}]
+	b	guest_finish
+
+// Lets SErrors in. Result: 1, if none comes.
+	program	serror
+	msr	daifclr, #4
+	isb
+	nop
+	mov	x0, #1
+	b	guest_finish
+
+// Reads CNTVCT_EL0 and CNTPCT_EL0, which go to the mailbox. Result: 1.
+	program	counters
+	isb
+	mrs	x0, cntvct_el0
+	mrs	x9, cntpct_el0
+	stp	x0, x9, [x27, #{RESULTS}]
+	mov	x0, #1
+	b	guest_finish
+
+// Goes to the address x1.
+	program	jump
+	br	x1
+
+// Goes to EL0 in AArch32, at the address x1, with r0..r3 = x3..x6 and PSTATE = x2. What ends that is an exception.
+	program	aarch32
+	msr	spsr_el1, x2
+	msr	elr_el1, x1
+	mov	x0, x3
+	mov	x1, x4
+	mov	x2, x5
+	mov	x3, x6
+	eret

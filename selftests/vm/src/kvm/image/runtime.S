@@ -90,9 +90,32 @@ guest_exception:
 	str	x2, [x1, #{FAULT}]
 	b	1b
 
+// An interrupt, IRQ or FIQ: notes ISR_EL1 in the mailbox and goes on with both masked, as the line stays up. Clobbers
+// TPIDR_EL0.
+guest_interrupt:
+	msr	tpidr_el0, x0
+	mrs	x0, tpidr_el1
+	stp	x1, x2, [x0, #{SCRATCH}]
+	mrs	x1, isr_el1
+	str	x1, [x0, #{INTERRUPT}]
+	mrs	x1, spsr_el1
+	orr	x1, x1, #0xc0
+	msr	spsr_el1, x1
+	ldp	x1, x2, [x0, #{SCRATCH}]
+	mrs	x0, tpidr_el0
+	eret
+
 	.balign	2048
 guest_vectors:
-	.rept	16
+	.rept	5
+	.balign	128
+	b	guest_exception
+	.endr
+	.rept	2			// IRQ and FIQ from EL1h
+	.balign	128
+	b	guest_interrupt
+	.endr
+	.rept	9
 	.balign	128
 	b	guest_exception
 	.endr
