@@ -280,7 +280,7 @@ impl Cpu {
                 Err(EIO)
             }
             None if regs[0] == HVC_STUB_ERR => {
-                lifecycle::lost(&here);
+                self.lost(&here);
                 Err(EBUSY)
             }
             _ => Ok(regs),
@@ -328,10 +328,17 @@ impl Cpu {
                 Err(EIO)
             }
             None if status == HVC_STUB_ERR => {
-                lifecycle::lost(&OnCpu::new(self, service, irqs));
+                self.lost(&OnCpu::new(self, service, irqs));
                 Err(EBUSY)
             }
             _ => Err(EIO),
+        }
+    }
+
+    /// The stub has answered: it has given this CPU back on somebody's request.
+    fn lost(&self, here: &OnCpu<'_>) {
+        if lifecycle::lost(here) {
+            self.count_reset();
         }
     }
 

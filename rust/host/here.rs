@@ -207,7 +207,10 @@ impl Here for OnCpu<'_> {
                 self.cpu.count_reset();
                 Ok(())
             }
-            _ if x0 == HVC_STUB_ERR => Err(Trouble::Gone),
+            _ if x0 == HVC_STUB_ERR => {
+                self.cpu.count_reset();
+                Err(Trouble::Gone)
+            }
             Some(Status::Fault) => Err(Trouble::Fault),
             _ => Err(Trouble::NotReset(x0)),
         }

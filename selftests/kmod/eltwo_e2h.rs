@@ -23,6 +23,8 @@ use kernel::{
 #[path = "../../rust/arch/mod.rs"]
 mod arch;
 mod code_page;
+#[expect(dead_code, reason = "shared with eltwo.ko, which uses more of it")]
+mod common;
 
 use arch::el1::hvc;
 use code_page::{

@@ -144,14 +144,17 @@ fn climb<H: Here>(here: &H) -> Result<(), Trouble> {
         // The stub owns EL2 already.
         Err(Trouble::Fault) => fail(here),
         // The CPU is at EL2 with us: take it back by the way that always works.
-        Err(_) => leave(here)?,
+        Err(_) => {
+            leave(here)?;
+        }
     }
     verified
 }
 
 fn give_back<H: Here>(here: &H, event: Event, how: Comparison) -> Result<Done, Trouble> {
     match leave(here) {
-        Ok(()) => here.advance(event)?,
+        Ok(Left::Now) => here.advance(event)?,
+        Ok(Left::Before) => here.advance(Event::Lost)?,
         Err(trouble) => {
             here.advance(Event::Fault)?;
             return Err(trouble);
@@ -161,21 +164,27 @@ fn give_back<H: Here>(here: &H, event: Event, how: Comparison) -> Result<Done, T
     Ok(Done::Moved)
 }
 
+/// When EL2 of a CPU became the stub's again.
+enum Left {
+    /// By the reset.
+    Now,
+    /// By a stub call of the kernel's, before. It stays away until it comes online again, as if the call had been noticed at once.
+    Before,
+}
+
 /// Reset: EL2 of this CPU is the stub's again.
-fn leave<H: Here>(here: &H) -> Result<(), Trouble> {
-    let result = here.reset();
-    match result {
-        Ok(()) => {}
-        // A stub call of the kernel's has been here before us.
-        Err(Trouble::Gone) => return Ok(()),
+fn leave<H: Here>(here: &H) -> Result<Left, Trouble> {
+    match here.reset() {
+        Ok(()) => Ok(Left::Now),
+        Err(Trouble::Gone) => Ok(Left::Before),
         Err(trouble) => {
             fail(here);
             if trouble != Trouble::Fault && !here.stub_owns_el2() {
                 here.abandon();
             }
+            Err(trouble)
         }
     }
-    result
 }
 
 /// EL2 has failed on this CPU: nobody is brought up any more, no guest runs any more, nobody waits for what this CPU held. The
@@ -204,8 +213,8 @@ pub fn fault<H: Here>(here: &H) {
     }
 }
 
-/// The stub has answered where our EL2 should have: a stub call of the kernel's has given this CPU back.
-pub fn lost<H: Here>(here: &H) {
-    // In any other state it has nothing to lose.
-    let _ = here.advance(Event::Lost);
+/// The stub has answered where our EL2 should have: a stub call of the kernel's has given this CPU back. Returns whether that is
+/// news: in any other state than [`State::Hyp`] there was nothing to lose.
+pub fn lost<H: Here>(here: &H) -> bool {
+    here.advance(Event::Lost).is_ok()
 }

@@ -60,7 +60,7 @@ impl Plan {
             runs: Vec::new(),
             left_out: Vec::new(),
         };
-        for run in &RUNS {
+        for run in RUNS {
             let reason = LEFT_OUT.iter().find(|(name, _)| *name == run.name);
             let reason = match reason {
                 Some((_, reason)) => Some(*reason),
