@@ -60,8 +60,8 @@ use crate::{
         poll,
         ram::{
             Ram,
-            HUGE,
-            PAGE, //
+            huge_size,
+            page_size, //
         },
         raw,
         stats::GET_STATS_FD,
@@ -226,14 +226,14 @@ fn statistics(of: &impl AsRawFd, faults: &mut Faults) -> Result<()> {
 /// Both vCPUs write all memory; faults fill the tables of stage 2.
 fn run(vcpus: &mut [Vcpu], faults: &mut Faults) -> Result<()> {
     for (value, vcpu) in (1..).zip(vcpus) {
-        let free = [BASE + image::FREE, HUGE as u64 - image::FREE];
+        let free = [BASE + image::FREE, huge_size() as u64 - image::FREE];
         for [address, bytes] in [free, [EXTRA, (PAGES * PAGE) as u64]] {
-            vcpu.start(Program::Write, &[address, bytes, PAGE as u64, value])?;
+            vcpu.start(Program::Write, &[address, bytes, page_size() as u64, value])?;
             finish(vcpu, faults)?;
-            vcpu.start(Program::Read, &[address, bytes, PAGE as u64])?;
+            vcpu.start(Program::Read, &[address, bytes, page_size() as u64])?;
             let sum = finish(vcpu, faults)?;
             // Each page has a value that is one more than the last.
-            let pages = bytes / PAGE as u64;
+            let pages = bytes / page_size() as u64;
             let expected = pages * value + pages * (pages - 1) / 2;
             ensure!(sum == expected, "the sum is {sum}, not {expected}");
         }
