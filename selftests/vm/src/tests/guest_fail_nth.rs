@@ -144,7 +144,7 @@ fn event() -> Result<OwnedFd> {
 
 /// A VM with two slots, two vCPUs and devices, which computes; each call may fail on request.
 fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
-    let (ram, more) = (Ram::new(HUGE)?, Ram::new(PAGES * PAGE)?);
+    let (ram, more) = (Ram::new(huge_size())?, Ram::new(PAGES * page_size())?);
     let vm = faults.call("KVM_CREATE_VM", || Ok(raw::errno(kvm.create_vm())?))?;
     let machine = Machine::without_memory(vm, ram)?;
     faults.call("KVM_ENABLE_CAP", || {
@@ -227,7 +227,7 @@ fn statistics(of: &impl AsRawFd, faults: &mut Faults) -> Result<()> {
 fn run(vcpus: &mut [Vcpu], faults: &mut Faults) -> Result<()> {
     for (value, vcpu) in (1..).zip(vcpus) {
         let free = [BASE + image::FREE, huge_size() as u64 - image::FREE];
-        for [address, bytes] in [free, [EXTRA, (PAGES * PAGE) as u64]] {
+        for [address, bytes] in [free, [EXTRA, (PAGES * page_size()) as u64]] {
             vcpu.start(Program::Write, &[address, bytes, page_size() as u64, value])?;
             finish(vcpu, faults)?;
             vcpu.start(Program::Read, &[address, bytes, page_size() as u64])?;
@@ -259,7 +259,7 @@ fn finish(vcpu: &mut Vcpu, faults: &mut Faults) -> Result<u64> {
 
 fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
     let bits = faults.call("KVM_GET_DIRTY_LOG", || {
-        Ok(raw::errno(machine.vm.get_dirty_log(MORE, PAGES * PAGE))?)
+        Ok(raw::errno(machine.vm.get_dirty_log(MORE, PAGES * page_size()))?)
     })?;
     ensure!(bits == [u64::MAX], "dirty: {bits:x?}");
     // Slot and number of pages, the first page, the bits.
