@@ -24,7 +24,8 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        UniqueArc, //
     },
 };
 
@@ -126,8 +127,10 @@ impl Vm {
         if system.service.has_failed() {
             return Err(EIO);
         }
+        // The room first: an initialiser that is dropped does not free the root table that it has.
+        let room = UniqueArc::new_uninit(inject::account("the stage 2 of a VM")?)?;
         let stage2 = Stage2::new(system.clone(), machine_type as u32)?;
-        let stage2 = Arc::pin_init(stage2, inject::account("the stage 2 of a VM")?)?;
+        let stage2 = Arc::from(room.pin_init_with(stage2)?);
         let notifier = Notifier::new(stage2.clone())?;
         let last_ran = LastRan::new()?;
         let bus = Bus::new()?;

@@ -211,17 +211,6 @@ fn forked(kvm: &Kvm) -> Result<()> {
     hello(&mut vcpu)
 }
 
-/// Two ends of a socket that files can be passed through.
-fn sockets() -> Result<(UnixStream, UnixStream)> {
-    match UnixStream::pair() {
-        // The debug kernel has no network, which is half of a kernel to build.
-        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => {
-            Skip::because("the kernel has no sockets")
-        }
-        pair => Ok(pair?),
-    }
-}
-
 fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
     let fds = [fd];
     sendmsg::<()>(
@@ -255,7 +244,7 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd> {
 }
 
 fn passed(kvm: &Kvm) -> Result<()> {
-    let (ours, theirs) = sockets()?;
+    let (ours, theirs) = UnixStream::pair()?;
     let child = child::start(|| {
         let fd = receive(&theirs)?;
         expect_foreign(fd.as_raw_fd(), RUN)
@@ -271,7 +260,7 @@ fn passed(kvm: &Kvm) -> Result<()> {
 fn outlives() -> Result<()> {
     let host = Host::start()?;
     let result = (|| {
-        let (ours, theirs) = sockets()?;
+        let (ours, theirs) = UnixStream::pair()?;
         let child = child::start(|| {
             let machine = Machine::new(&Kvm::new()?)?;
             hello(&mut machine.vcpu(0)?)?;
