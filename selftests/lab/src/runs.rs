@@ -357,6 +357,7 @@ pub const RUNS: [Run; 25] = [
             "guest_lifetime",
             "guest_migrate",
             "guest_vmids",
+            "guest_charges",
         ],
         timeout: Duration::from_secs(900),
         ..BASE

@@ -195,7 +195,7 @@ fn refused() -> Result<()> {
 /// Runs `body` in a child process. Returns its process number.
 ///
 /// The caller must have no other threads that hold locks which `body` needs.
-fn in_child(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
+pub(super) fn in_child(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
     // SAFETY: The tests have joined their threads, so that no lock is held by a thread that the child lacks.
     match unsafe { fork()? } {
         ForkResult::Parent { child } => Ok(child),
@@ -212,7 +212,8 @@ fn in_child(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
     }
 }
 
-fn wait_success(child: Pid) -> Result<()> {
+/// Waits for the end of a child, which must be a good one.
+pub(super) fn wait_success(child: Pid) -> Result<()> {
     let status = waitpid(child, None)?;
     ensure!(
         matches!(status, WaitStatus::Exited(_, 0)),
@@ -244,7 +245,8 @@ fn forked(kvm: &Kvm) -> Result<()> {
     hello(&mut vcpu)
 }
 
-fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
+/// Passes a file to another process.
+pub(super) fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
     let fds = [fd];
     sendmsg::<()>(
         socket.as_raw_fd(),
@@ -256,7 +258,8 @@ fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
     Ok(())
 }
 
-fn receive(socket: &UnixStream) -> Result<OwnedFd> {
+/// Takes over a file from another process.
+pub(super) fn receive(socket: &UnixStream) -> Result<OwnedFd> {
     let mut byte = [0];
     let mut room = nix::cmsg_space!(RawFd);
     let mut parts = [IoSliceMut::new(&mut byte)];
@@ -359,7 +362,8 @@ const SIZE: Size = Size {
     pause: 0,
 };
 
-fn in_turn(kvm: &Kvm, count: u32) -> Result<()> {
+/// VMs one after the other, which run.
+pub(super) fn in_turn(kvm: &Kvm, count: u32) -> Result<()> {
     for _ in 0..count {
         let machine = Machine::new(kvm)?;
         let mut vcpus = [machine.vcpu(0)?, machine.vcpu(1)?];
@@ -378,7 +382,8 @@ fn random(state: &mut u64) -> u64 {
     *state >> 33
 }
 
-fn killed(_: &Kvm, count: u32) -> Result<()> {
+/// VMs one after the other, each killed at some point of its life.
+pub(super) fn killed(_: &Kvm, count: u32) -> Result<()> {
     /// Longest life of a VM.
     const LONGEST: Duration = Duration::from_millis(60);
     let mut state = u64::from(count);

@@ -9,6 +9,7 @@ mod guest_aarch32;
 mod guest_bad_config;
 mod guest_bad_input;
 mod guest_basic;
+mod guest_charges;
 mod guest_fault;
 mod guest_host_state;
 mod guest_inputs;
@@ -106,7 +107,7 @@ const fn special(name: &'static str, seconds: u64, test: fn() -> Test) -> Progra
 }
 
 /// All tests, in the order of `eltwo.run=all`.
-pub const PROGRAMS: [Program; 48] = [
+pub const PROGRAMS: [Program; 49] = [
     plain("load_unload", 300, load_unload::test),
     plain("regs", 300, regs::test),
     plain("hypercalls", 300, hypercalls::test),
@@ -128,6 +129,7 @@ pub const PROGRAMS: [Program; 48] = [
     special("guest_bad_config", 300, guest_bad_config::test),
     special("guest_bad_input", 300, guest_bad_input::test),
     special("guest_basic", 300, guest_basic::test),
+    special("guest_charges", 300, guest_charges::test),
     special("guest_fault", 300, guest_fault::test),
     special("guest_host_state", 300, guest_host_state::test),
     special("guest_inputs", 300, guest_inputs::test),
