@@ -11,8 +11,6 @@ use core::{
     str, //
 };
 
-use kernel::prelude::*;
-
 use crate::common::abi::BUILD_ID_BYTES;
 
 extern "C" {

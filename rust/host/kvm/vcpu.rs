@@ -337,7 +337,7 @@ impl Vcpu {
             run,
             counters: VcpuCounters::default(),
         });
-        Arc::pin_init(vcpu, inject::account("a vCPU")?).map_err(Error::from)
+        Arc::pin_init(vcpu, inject::account("a vCPU")?)
     }
 
     /// The number that user space gave it.

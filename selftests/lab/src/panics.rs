@@ -103,7 +103,7 @@ fn compile_probe(command: &str, checkout: &Path, way: &str) -> Result<String> {
         .context("no --crate-type in the command")?;
     Ok(format!(
         "{flags} --cfg 'way=\"{way}\"' '--check-cfg=cfg(way, values(any()))' --crate-type rlib --crate-name eltwo_probe \
-         -L hyp --emit=obj=/tmp/probe.o {}",
+         -L hyp --out-dir /tmp --emit=obj=/tmp/probe.o {}",
         checkout.join(PROBE).display()
     ))
 }

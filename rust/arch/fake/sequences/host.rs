@@ -88,7 +88,7 @@ const ID: u64 = 0x5000_0000;
 const VMID: u16 = 9;
 /// VTCR_EL2: 39 bits of IPA in 4K granules from level 1 on, 40 bits of PA, walks WBWA and Inner Shareable.
 const VTCR: u64 = (1 << 31) | (2 << 16) | (3 << 12) | (1 << 10) | (1 << 8) | (1 << 6) | 25;
-const VTTBR: u64 = (VMID as u64) << 48 | TABLES;
+const VTTBR: u64 = ((VMID as u64) << 48) | TABLES;
 /// A block of read-write RAM.
 const BLOCK: u64 = RAM | (1 << 10) | (3 << 8) | (3 << 6) | (0xf << 2) | 1;
 /// Its descriptor.

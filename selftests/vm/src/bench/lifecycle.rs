@@ -91,10 +91,18 @@ fn every_cpu() -> Result<()> {
     let counter = Counter::new()?;
     let last = *cpu::online()?.last().context("no CPU is online")?;
     let elsewhere = counter.least(LOADS, || {
-        let spinner = thread::spawn(move || cpu::on(last, || Ok(spin())));
+        let spinner = thread::spawn(move || {
+            cpu::on(last, || {
+                spin();
+                Ok(())
+            })
+        });
         spinner.join().map_err(|_| anyhow!("the thread panicked"))?
     })?;
-    let here = counter.least(LOADS, || Ok(spin()))?;
+    let here = counter.least(LOADS, || {
+        spin();
+        Ok(())
+    })?;
     let asleep = counter.least(LOADS, || {
         thread::sleep(SLEEP);
         Ok(())

@@ -59,9 +59,9 @@ use crate::{
         },
         poll,
         ram::{
-            Ram,
             huge_size,
             page_size, //
+            Ram,
         },
         raw,
         stats::GET_STATS_FD,
@@ -259,7 +259,9 @@ fn finish(vcpu: &mut Vcpu, faults: &mut Faults) -> Result<u64> {
 
 fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
     let bits = faults.call("KVM_GET_DIRTY_LOG", || {
-        Ok(raw::errno(machine.vm.get_dirty_log(MORE, PAGES * page_size()))?)
+        Ok(raw::errno(
+            machine.vm.get_dirty_log(MORE, PAGES * page_size()),
+        )?)
     })?;
     ensure!(bits == [u64::MAX], "dirty: {bits:x?}");
     // Slot and number of pages, the first page, the bits.

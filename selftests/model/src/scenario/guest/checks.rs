@@ -125,7 +125,7 @@ impl Stage {
     pub(super) fn is_switched(&self, place: usize) -> bool {
         // The bit that stands for it: its own, or the last one before.
         let bit = PRESENT.iter().rev().find(|bit| **bit as usize <= place);
-        self.setup.has(flags::EXTRA) && bit.is_some_and(|bit| self.setup.present >> bit & 1 != 0)
+        self.setup.has(flags::EXTRA) && bit.is_some_and(|bit| (self.setup.present >> bit) & 1 != 0)
     }
 
     pub(super) fn check_fp(&mut self, owner: Owner) -> Outcome<()> {

@@ -227,7 +227,7 @@ fn syndrome(vector: u64) -> u64 {
 /// With FEAT_RAS an ESB defers it.
 pub(in super::super) fn guest_serrors_with_ras(image: &Image) -> Result<()> {
     let mut stage = Stage::new(image, with_ras(plain()))?;
-    let deferred = 0x2f << 26 | DEFERRED & 0x1ff_ffff;
+    let deferred = (0x2f << 26) | DEFERRED & 0x1ff_ffff;
     for vector in VECTORS {
         serror(&mut stage, vector, syndrome(vector), deferred)?;
     }

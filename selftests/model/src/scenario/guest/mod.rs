@@ -124,7 +124,7 @@ pub(super) fn guest_extras(image: &Image) -> Result<()> {
             _ => 0,
         };
         let setup = Setup {
-            present: 1 << place | with,
+            present: (1 << place) | with,
             ..plain()
         };
         visit(image, setup.with(&[flags::EXTRA]), &VCPU)?;

@@ -123,18 +123,18 @@ pub(super) struct Setup {
 impl Setup {
     /// All flags that `list` names.
     pub(super) fn with(self, list: &[u32]) -> Self {
-        let flags = list.iter().fold(self.flags, |all, flag| all | 1 << flag);
+        let flags = list.iter().fold(self.flags, |all, flag| all | (1 << flag));
         Self { flags, ..self }
     }
 
     /// All optional registers.
     pub(super) fn with_extras(self) -> Self {
-        let present = PRESENT.iter().fold(0, |all, place| all | 1 << place);
+        let present = PRESENT.iter().fold(0, |all, place| all | (1 << place));
         Self { present, ..self }.with(&[flags::EXTRA])
     }
 
     pub(super) fn has(&self, flag: u32) -> bool {
-        self.flags >> flag & 1 != 0
+        (self.flags >> flag) & 1 != 0
     }
 }
 
@@ -184,7 +184,7 @@ impl Vcpu {
     /// One of [`EL2`].
     pub(super) fn el2(&self, place: usize) -> u64 {
         match EL2[place] {
-            SysReg::VTTBR_EL2 => self.vm << 48 | (STAGE2 + self.vm % 256 * 4096),
+            SysReg::VTTBR_EL2 => (self.vm << 48) | (STAGE2 + self.vm % 256 * 4096),
             SysReg::VTCR_EL2 => VTCR,
             // Another thing for each vCPU: it tells them apart.
             SysReg::HCR_EL2 if self.vse => self.config.el2(place) | super::values::HCR_VSE,
@@ -207,7 +207,7 @@ pub(super) struct Leave {
 /// HVC of a guest.
 pub(super) const BY_HVC: Leave = Leave {
     vector: 0x400,
-    esr: ESR_EC_HVC64 << ESR_EC_SHIFT | 1 << 25,
+    esr: (ESR_EC_HVC64 << ESR_EC_SHIFT) | (1 << 25),
     reason: ExitReason::Sync,
 };
 
@@ -304,10 +304,9 @@ impl Stage {
         for (place, reg) in regs(&SYS) {
             self.preset(reg, host.sys(place))?;
         }
-        for place in 0..extra::COUNT {
-            let name = EXTRA[place].name();
-            if !self.is_of_image(EXTRA[place]) {
-                self.preset(registers::reg_of(name)?, self.host_extra(place))?;
+        for (place, reg) in EXTRA.into_iter().enumerate() {
+            if !self.is_of_image(reg) {
+                self.preset(registers::reg_of(reg.name())?, self.host_extra(place))?;
             }
         }
         self.preset(model_reg(SysReg::FPSR), host.other(2))?;
@@ -440,7 +439,7 @@ impl Stage {
         let mut x = host_registers();
         (x[0], x[1]) = (RUN_VCPU, va);
         self.world.cores[CPU].x = x;
-        let esr = ESR_EC_HVC64 << ESR_EC_SHIFT | 1 << 25 | HVC_RUN;
+        let esr = (ESR_EC_HVC64 << ESR_EC_SHIFT) | (1 << 25) | HVC_RUN;
         self.world.from_host(CPU, esr, HOST_SPSR)
     }
 

@@ -140,7 +140,7 @@ impl Owner {
     /// V0..V31.
     pub(super) fn v(&self) -> [u128; 32] {
         std::array::from_fn(|number| {
-            u128::from(self.any(2, number)) << 64 | u128::from(self.any(3, number))
+            (u128::from(self.any(2, number)) << 64) | u128::from(self.any(3, number))
         })
     }
 
@@ -156,7 +156,7 @@ impl Owner {
         match SYS[place] {
             SysReg::SCTLR_EL1 => value & !1 | u64::from(self.mmu),
             // One of them is set, which forbids no more than half of all walks.
-            SysReg::TCR_EL1 => value & !TCR_EPD | 1 << 7,
+            SysReg::TCR_EL1 => value & !TCR_EPD | (1 << 7),
             _ => value,
         }
     }
