@@ -352,7 +352,7 @@ eltwo_exit_unlearn_wanted:
 1:	b	. + 4
 	subs	x9, x9, #1
 	b.ne	1b
-2:	mov	w0, w0
+2:	ubfx	x0, x0, #0, #32
 	cbz	x0, 3f
 	smc	#0
 	ldr	x1, [x16, #{SLOT_LOADED}]

@@ -23,7 +23,7 @@ use kernel::{
 #[path = "../../rust/arch/mod.rs"]
 mod arch;
 mod code_page;
-#[expect(dead_code, reason = "shared with eltwo.ko, which uses more of it")]
+#[expect(unreachable_pub, reason = "shared with the EL2 image's model, which is another crate")]
 mod common;
 
 use arch::el1::hvc;
