@@ -39,11 +39,13 @@ use crate::{
 const WELL: u8 = 0;
 const FAULT: u8 = 1;
 const REFUSED: u8 = 2;
+const GONE: u8 = 3;
 
 fn trouble(answer: u8) -> Result<(), Trouble> {
     match answer {
         WELL => Ok(()),
         FAULT => Err(Trouble::Fault),
+        GONE => Err(Trouble::Gone),
         _ => Err(Trouble::Injected),
     }
 }
@@ -55,10 +57,16 @@ fn take_fault(world: &mut World, cpu: usize) -> Option<u8> {
     Some(FAULT)
 }
 
-/// Whether the CPU is on its way up for the first time, so that it can be refused.
-fn comes(world: &World, cpu: usize) -> bool {
+/// The CPU cannot be taken, which counts as one of the things that may go wrong. While insmod is under way no CPU that has been
+/// taken is refused when it wakes: insmod would not know of it, as it does not a moment later.
+fn refuse(world: &mut World, cpu: usize) -> Option<u8> {
     let running = world.cpus[cpu].running.as_ref();
-    running.is_some_and(|running| running.thread.what == Section::Tell(Hook::Up))
+    let comes = running.is_some_and(|running| running.thread.what == Section::Tell(Hook::Up));
+    if !comes && !world.loaded {
+        return None;
+    }
+    world.faults = world.faults.checked_sub(1)?;
+    Some(REFUSED)
 }
 
 const STATES: [State; 6] = State::ALL;
@@ -76,6 +84,14 @@ impl Replay<'_> {
             Who::Process(slot) => slot,
             Who::Cpu(_) => unreachable!("a section is no process"),
         }
+    }
+
+    fn count_gone(&self) {
+        let cpu = self.cpu();
+        self.local(|world| {
+            world.cpus[cpu].count_gone(self.mutant);
+            0
+        });
     }
 
     fn get_gate(&self) -> Gate {
@@ -101,7 +117,9 @@ impl Here for Replay<'_> {
     }
 
     fn raise(&self, what: Gate) {
-        self.raise_gate(what);
+        if self.mutant != Mutant::NoRaising {
+            self.raise_gate(what);
+        }
     }
 
     fn break_lock(&self) {}
@@ -127,7 +145,9 @@ impl Here for Replay<'_> {
 
     fn abandon(&self) {
         self.shared(|world| {
-            world.memory = Memory::Abandoned;
+            if self.mutant != Mutant::NoAbandoning {
+                world.memory = Memory::Abandoned;
+            }
             0
         });
     }
@@ -149,7 +169,6 @@ impl Here for Replay<'_> {
         });
     }
 
-    /// A CPU that comes can be refused, which counts as a fault of those that may come.
     fn admit(&self) -> Result<(), Trouble> {
         let cpu = self.cpu();
         trouble(self.choose(|world, choice| {
@@ -158,10 +177,7 @@ impl Here for Replay<'_> {
             }
             match choice {
                 0 => Some(WELL),
-                1 if comes(world, cpu) && world.faults != 0 => {
-                    world.faults -= 1;
-                    Some(REFUSED)
-                }
+                1 => refuse(world, cpu),
                 _ => None,
             }
         }))
@@ -174,7 +190,11 @@ impl Here for Replay<'_> {
             if running.is_some_and(|running| running.began_closed) {
                 world.break_rule(Rule::ClosedMeansClosed);
             }
+            if world.cpus[cpu].gone {
+                world.break_rule(Rule::GoneUntilOnline);
+            }
             world.cpus[cpu].el2 = El2::Ours;
+            world.cpus[cpu].booked += 1;
             0
         });
         Ok(())
@@ -185,10 +205,7 @@ impl Here for Replay<'_> {
         trouble(self.choose(|world, choice| match choice {
             0 => Some(WELL),
             1 => take_fault(world, cpu),
-            2 if comes(world, cpu) && world.faults != 0 => {
-                world.faults -= 1;
-                Some(REFUSED)
-            }
+            2 => refuse(world, cpu),
             _ => None,
         }))
     }
@@ -196,8 +213,16 @@ impl Here for Replay<'_> {
     fn reset(&self) -> Result<(), Trouble> {
         let cpu = self.cpu();
         let answer = self.choose(|world, choice| match choice {
+            _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then(|| {
+                world.cpus[cpu].count_gone(self.mutant);
+                match self.mutant {
+                    Mutant::BlindToStub => WELL,
+                    _ => GONE,
+                }
+            }),
             0 => {
                 world.cpus[cpu].el2 = El2::Stub;
+                world.cpus[cpu].booked -= 1;
                 if self.mutant == Mutant::TakenTwice {
                     world.cpus[cpu].state = State::Stub;
                 }
@@ -317,8 +342,8 @@ impl Replay<'_> {
             }
             0
         });
-        self.choose(|world, choice| {
-            (choice == 0 && is_done(world, self.slot())).then(|| world.results[slot])
+        self.choose_from(1, |world, _| {
+            is_done(world, self.slot()).then(|| world.results[slot])
         })
     }
 
@@ -484,9 +509,12 @@ fn load(replay: &Replay<'_>) {
         world.stale = false;
         world.gate = Gate::OPEN;
         world.closed = false;
+        world.failed = false;
         for cpu in &mut world.cpus {
             cpu.state = State::Stub;
             cpu.was_hyp = false;
+            cpu.booked = 0;
+            cpu.gone = false;
         }
         0
     });
@@ -539,27 +567,32 @@ fn suspend(replay: &Replay<'_>) {
         take_offline(replay, *cpu);
     }
     let told = replay.local(|world| world.stages[Stage::Syscore as usize].into()) != 0;
+    // From here on CPU 0 has its interrupts off.
+    replay.wait(
+        |world| world.cpus[0].is_idle() && !world.cpus[0].napping,
+        |world| {
+            world.alone = true;
+            world.stale |= told;
+        },
+    );
     if told {
-        replay.shared(|world| {
-            world.stale = true;
-            0
-        });
         replay.post(0, Section::Tell(Hook::Nap));
         replay.post(0, Section::Tell(Hook::Nap));
     }
-    replay.choose(|world, choice| {
-        let ready = choice < 2 && world.cpus[0].is_idle() && !world.cpus[0].napping;
-        ready.then(|| {
-            world.power_off(0);
-            // Hibernation restores pages that are clean to the PoU only.
-            world.clean &= choice == 0;
-            0
-        })
+    replay.choose_from(2, |world, choice| {
+        world.power_off(0);
+        // Hibernation restores pages that are clean to the PoU only.
+        world.clean &= choice == 0;
+        Some(0)
     });
     if told {
         replay.post(0, Section::Tell(Hook::Wake));
         replay.post(0, Section::Tell(Hook::Wake));
     }
+    replay.shared(|world| {
+        world.alone = false;
+        0
+    });
     for cpu in &others {
         bring_online(replay, *cpu);
     }
@@ -658,7 +691,7 @@ pub fn process(replay: &Replay<'_>, op: Op) {
                 0
             });
         }
-        Op::Nap(_) => {}
+        Op::Nap(_) | Op::StubCall(_) => {}
         Op::Look => {
             service::settle(replay);
             replay.shared(|world| {
@@ -684,6 +717,7 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 return REFUSED;
             }
             let answer = replay.choose(|world, choice| match (what, choice) {
+                _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then_some(GONE),
                 (Section::Provoke, 0) => {
                     world.cpus[cpu].el2 = El2::Stub;
                     Some(FAULT)
@@ -692,20 +726,24 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 (Section::Call, 1) => take_fault(world, cpu),
                 _ => None,
             });
-            if answer == FAULT {
-                lifecycle::fault(replay);
-            }
-            answer
+            note(replay, answer)
         }
         Section::Run => {
             if replay.mutant != Mutant::RunAnyway && !lifecycle::may_run(replay) {
                 let failed = Here::gate(replay).has_failed();
                 return if failed { FAULT } else { REFUSED };
             }
-            replay.shared(|world| {
+            let entered = replay.shared(|world| {
+                let bold = replay.mutant == Mutant::RunAnyway;
+                if world.cpus[cpu].el2 == El2::Stub && !bold {
+                    return GONE;
+                }
                 world.cpus[cpu].guest = true;
-                0
+                WELL
             });
+            if entered == GONE {
+                return note(replay, GONE);
+            }
             let answer = replay.choose(|world, choice| {
                 let answer = match choice {
                     0 => WELL,
@@ -715,10 +753,18 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 world.cpus[cpu].guest = false;
                 Some(answer)
             });
-            if answer == FAULT {
-                lifecycle::fault(replay);
-            }
-            answer
+            note(replay, answer)
         }
     }
+}
+
+/// What a hypercall's answer says of EL2, and the answer.
+fn note(replay: &Replay<'_>, answer: u8) -> u8 {
+    match answer {
+        FAULT => lifecycle::fault(replay),
+        // The module counts a reset here, and where a reset finds the stub.
+        GONE if lifecycle::lost(replay) => replay.count_gone(),
+        _ => {}
+    }
+    answer
 }
