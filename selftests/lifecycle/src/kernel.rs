@@ -383,6 +383,18 @@ impl Loader for Module<'_, '_> {
 
     fn enter(&mut self, stage: Stage) -> Result<(), ()> {
         let replay = self.0;
+        // It finds no memory, or somebody else there.
+        let refused = replay.choose_from(2, |world, choice| match choice {
+            0 => Some(WELL),
+            _ if stage == Stage::Published => None,
+            _ => {
+                world.faults = world.faults.checked_sub(1)?;
+                Some(REFUSED)
+            }
+        });
+        if refused != WELL {
+            return Err(());
+        }
         match stage {
             Stage::Hotplug => return self.bring_all_up(),
             Stage::Syscore => replay.wait(
@@ -421,7 +433,7 @@ impl Loader for Module<'_, '_> {
             ),
             Stage::CpuPm => {
                 replay.shared(|world| {
-                    world.stages[stage as usize] = false;
+                    world.stages[stage as usize] = replay.mutant == Mutant::NoUnregistering;
                     0
                 });
                 // synchronize_rcu: the chain is walked under RCU.
@@ -496,6 +508,9 @@ impl Module<'_, '_> {
 
 /// The module's memory goes back to the kernel, unless some EL2 still needs it.
 fn free(world: &mut World) -> u8 {
+    if world.stages.contains(&true) {
+        world.break_rule(Rule::NothingStaysRegistered);
+    }
     if world.memory == Memory::Live {
         world.memory = Memory::Free;
     }
@@ -729,7 +744,12 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
             note(replay, answer)
         }
         Section::Run => {
-            if replay.mutant != Mutant::RunAnyway && !lifecycle::may_run(replay) {
+            let may_run = match replay.mutant {
+                Mutant::RunAnyway => true,
+                Mutant::RunAfterFault => lifecycle::may_call(replay),
+                _ => lifecycle::may_run(replay),
+            };
+            if !may_run {
                 let failed = Here::gate(replay).has_failed();
                 return if failed { FAULT } else { REFUSED };
             }
@@ -737,6 +757,10 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 let bold = replay.mutant == Mutant::RunAnyway;
                 if world.cpus[cpu].el2 == El2::Stub && !bold {
                     return GONE;
+                }
+                let running = world.cpus[cpu].running.as_ref();
+                if running.is_some_and(|running| running.began_failed) {
+                    world.break_rule(Rule::NoGuestAfterFault);
                 }
                 world.cpus[cpu].guest = true;
                 WELL

@@ -247,6 +247,7 @@ impl Life {
             },
             by,
             began_closed: world.failed || world.gate.is_closed(),
+            began_failed: world.failed,
         });
         world.cpus[cpu].gone &= what != Section::Tell(Hook::Up);
         self.step_section(world, cpu, (true, 0))

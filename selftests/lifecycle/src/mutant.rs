@@ -43,4 +43,8 @@ pub enum Mutant {
     NoAbandoning,
     /// A fault does not close the gate.
     NoRaising,
+    /// A guest is entered on a CPU in Hyp, whatever has happened elsewhere.
+    RunAfterFault,
+    /// A notifier is forgotten when the module goes.
+    NoUnregistering,
 }

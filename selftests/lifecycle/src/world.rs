@@ -122,6 +122,8 @@ pub struct Running {
     pub by: Option<Slot>,
     /// The gate was closed, or should have been, when it began.
     pub began_closed: bool,
+    /// EL2 of some CPU had failed when it began.
+    pub began_failed: bool,
 }
 
 /// A CPU.
@@ -223,7 +225,7 @@ pub struct World {
     pub failed: bool,
     /// Nothing happens any more.
     pub ended: bool,
-    /// How much may still go wrong: faults at EL2, CPUs that are refused, stub calls.
+    /// How much may still go wrong: faults at EL2, CPUs and registrations that are refused, stub calls.
     pub faults: u8,
     /// Processes that may still start.
     pub starts: u8,
@@ -258,6 +260,10 @@ pub enum Rule {
     BooksBalance,
     /// A CPU that a stub call has taken from us is ours again when it comes online, and not before.
     GoneUntilOnline,
+    /// No guest is entered after a fault.
+    NoGuestAfterFault,
+    /// When the memory goes, no callback is left.
+    NothingStaysRegistered,
 }
 
 impl Rule {
@@ -275,11 +281,13 @@ impl Rule {
             Self::WaysOfTheTable => "states_follow_the_table",
             Self::BooksBalance => "inits_and_resets_balance",
             Self::GoneUntilOnline => "stub_calls_are_respected",
+            Self::NoGuestAfterFault => "no_guest_runs_after_a_fault",
+            Self::NothingStaysRegistered => "nothing_stays_registered",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::MemoryOutlivesHyp,
         Self::NoneLostInHyp,
         Self::NoneInHypAfterShutdown,
@@ -291,6 +299,8 @@ impl Rule {
         Self::WaysOfTheTable,
         Self::BooksBalance,
         Self::GoneUntilOnline,
+        Self::NoGuestAfterFault,
+        Self::NothingStaysRegistered,
     ];
 }
 

@@ -127,6 +127,20 @@ fn stub_calls_are_respected_broken_is_caught() {
 }
 
 #[test]
+fn no_guest_runs_after_a_fault_broken_is_caught() {
+    breaks(Rule::NoGuestAfterFault, Mutant::RunAfterFault, [1, 1, 1]);
+}
+
+#[test]
+fn nothing_stays_registered_broken_is_caught() {
+    breaks(
+        Rule::NothingStaysRegistered,
+        Mutant::NoUnregistering,
+        [1, 0, 1],
+    );
+}
+
+#[test]
 fn every_operation_ends_broken_is_caught() {
     breaks_property(DEADLOCK, Mutant::LockInCallback, [1, 0, 1]);
 }
