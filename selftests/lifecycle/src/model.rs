@@ -19,7 +19,7 @@ use stateright::{
 };
 
 use crate::{
-    kernel,
+    cpu, kernel,
     mutant::Mutant,
     replay::{
         self,
@@ -262,7 +262,7 @@ impl Life {
             Who::Cpu(cpu),
             self.mutant,
             how,
-            |replay| result = kernel::section(replay, what),
+            |replay| result = cpu::section(replay, what),
         )?;
         if let Outcome::Paused(choices) = outcome {
             running.thread.choices = choices;
