@@ -132,8 +132,12 @@ impl Replay<'_> {
         usize::from(self.local(|world| world.cpus.len() as u8))
     }
 
-    fn has_hotplug(&self) -> bool {
-        self.local(|world| world.stages[Stage::Hotplug as usize].into()) != 0
+    /// Whether the callbacks of a stage are called, and find the service.
+    fn is_told(&self, stage: Stage) -> bool {
+        self.local(|world| {
+            let published = world.stages[Stage::Published as usize];
+            (published && world.stages[stage as usize]).into()
+        }) != 0
     }
 
     fn is_online(&self, cpu: usize) -> bool {
@@ -179,11 +183,17 @@ impl Loader for Module<'_, '_> {
 
     fn leave(&mut self, stage: Stage) {
         let replay = self.0;
+        replay.local(|world| {
+            if !world.stages[stage as usize] {
+                world.break_rule(Rule::NothingStaysRegistered);
+            }
+            0
+        });
         match stage {
             Stage::Hotplug => {
                 replay.lock();
                 for cpu in (0..replay.count()).filter(|cpu| replay.is_online(*cpu)) {
-                    if replay.mutant != Mutant::FreeWhileUp {
+                    if replay.mutant != Mutant::FreeWhileUp && replay.is_told(stage) {
                         let _ = service::offline(replay, cpu as u32);
                     }
                 }
@@ -291,6 +301,7 @@ fn load(replay: &Replay<'_>) {
         world.gate = Gate::OPEN;
         world.closed = false;
         world.failed = false;
+        world.owed = false;
         for cpu in &mut world.cpus {
             cpu.state = State::Stub;
             cpu.was_hyp = false;
@@ -321,7 +332,7 @@ fn power_off(replay: &Replay<'_>, cpu: usize) {
 }
 
 fn take_offline(replay: &Replay<'_>, cpu: usize) {
-    if replay.has_hotplug() {
+    if replay.is_told(Stage::Hotplug) {
         let _ = service::offline(replay, cpu as u32);
     }
     power_off(replay, cpu);
@@ -332,7 +343,7 @@ fn bring_online(replay: &Replay<'_>, cpu: usize) {
         world.cpus[cpu].online = true;
         0
     });
-    if replay.has_hotplug() && service::online(replay, cpu as u32).is_err() {
+    if replay.is_told(Stage::Hotplug) && service::online(replay, cpu as u32).is_err() {
         power_off(replay, cpu);
     }
 }
@@ -347,7 +358,7 @@ fn suspend(replay: &Replay<'_>) {
     for cpu in &others {
         take_offline(replay, *cpu);
     }
-    let told = replay.local(|world| world.stages[Stage::Syscore as usize].into()) != 0;
+    let told = replay.is_told(Stage::Syscore);
     // From here on CPU 0 has its interrupts off.
     replay.wait(
         |world| world.cpus[0].is_idle() && !world.cpus[0].napping,
@@ -394,7 +405,7 @@ fn shut_down(replay: &Replay<'_>, kexec: bool) {
         |world| world.syscore_lock.is_none() && world.processes[Slot::Hotplug as usize].is_none(),
         |world| world.syscore_lock = Some(slot),
     );
-    if replay.local(|world| world.stages[Stage::Syscore as usize].into()) != 0 {
+    if replay.is_told(Stage::Syscore) {
         service::close(replay);
         replay.shared(|world| {
             world.closed = true;

@@ -113,9 +113,9 @@ impl Life {
         }
     }
 
-    /// Whether a CPU can begin to sleep, and tells us.
+    /// Whether a CPU can begin to sleep.
     fn can_nap(world: &World, at: usize) -> bool {
-        Self::is_free(world, at) && is_told(world)
+        Self::is_free(world, at)
     }
 
     /// Whether a stub call can take a CPU from us. As with refusals, insmod would not know of it while it is under way.
@@ -273,12 +273,15 @@ impl Life {
         if let Some(slot) = running.by {
             world.results[slot as usize] = result;
         }
+        let faulted = world.cpus[cpu].state == State::Faulted;
+        world.failed |= faulted;
+        // Nobody can do more where interrupts are off: in a nap, and in system suspend.
+        world.owed |= faulted && !running.began_failed && running.by.is_some() && !world.alone;
         self.end_section(world, cpu, what, running.by);
         Some(())
     }
 
     fn end_section(&self, world: &mut World, cpu: usize, what: Section, by: Option<Slot>) {
-        world.failed |= world.cpus[cpu].state == State::Faulted;
         match what {
             // The kernel takes the power away.
             Section::Tell(Hook::Nap) if by.is_none() => {
@@ -301,6 +304,12 @@ impl Life {
     fn nap(&self, world: &mut World, cpu: usize) -> Option<()> {
         let ours = world.cpus[cpu].el2 == El2::Ours;
         world.cpus[cpu].was_hyp = ours && world.cpus[cpu].state == State::Hyp;
+        if !is_told(world) {
+            world.cpus[cpu].was_hyp = false;
+            world.power_off(cpu);
+            world.cpus[cpu].napping = true;
+            return Some(());
+        }
         self.begin_section(world, cpu, Section::Tell(Hook::Nap), None)
     }
 

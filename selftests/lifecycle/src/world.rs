@@ -223,6 +223,8 @@ pub struct World {
     pub closed: bool,
     /// EL2 of some CPU has failed since insmod, and who was there is done with it.
     pub failed: bool,
+    /// Who was there could take the others down.
+    pub owed: bool,
     /// Nothing happens any more.
     pub ended: bool,
     /// How much may still go wrong: faults at EL2, CPUs and registrations that are refused, stub calls.
@@ -262,7 +264,7 @@ pub enum Rule {
     GoneUntilOnline,
     /// No guest is entered after a fault.
     NoGuestAfterFault,
-    /// When the memory goes, no callback is left.
+    /// When the memory goes, no callback is left, and none was taken back that was not registered.
     NothingStaysRegistered,
 }
 
@@ -345,6 +347,7 @@ impl World {
             going_down: false,
             closed: false,
             failed: false,
+            owed: false,
             ended: false,
             faults: 1,
             starts: 0,
@@ -399,7 +402,7 @@ impl World {
         if self.closed && up {
             self.break_rule(Rule::NoneInHypAfterShutdown);
         }
-        let settled = self.failed && !self.gate.is_unsettled();
+        let settled = self.failed && (self.owed || !self.gate.is_unsettled());
         if settled && up && self.is_quiet() {
             self.break_rule(Rule::ClosedMeansClosed);
         }
