@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The simulated kernel: what it does around the life cycle (hotplug, insmod, suspend, shutdown, as `el2-facts` has it from
-//! Linux 7.2), and what the hardware answers.
+//! The simulated kernel: what it does around the life cycle: hotplug, insmod, suspend, shutdown, as Linux 7.2 does it.
 
 use eltwo::common::lifecycle::{
-    self,
     service,
-    Comparison,
     Done,
     Gate,
-    Here,
     Hook,
     Loader,
     Machine,
@@ -19,11 +15,14 @@ use eltwo::common::lifecycle::{
 };
 
 use crate::{
-    mutant::Mutant,
-    replay::{
-        Replay,
-        Who, //
+    cpu::{
+        trouble,
+        FAULT,
+        REFUSED,
+        WELL, //
     },
+    mutant::Mutant,
+    replay::Replay,
     world::{
         El2,
         Memory,
@@ -34,214 +33,6 @@ use crate::{
         World, //
     },
 };
-
-/// Answers of what can go wrong.
-const WELL: u8 = 0;
-const FAULT: u8 = 1;
-const REFUSED: u8 = 2;
-
-fn trouble(answer: u8) -> Result<(), Trouble> {
-    match answer {
-        WELL => Ok(()),
-        FAULT => Err(Trouble::Fault),
-        _ => Err(Trouble::Injected),
-    }
-}
-
-/// The CPU takes an exception at EL2, if one may still come.
-fn take_fault(world: &mut World, cpu: usize) -> Option<u8> {
-    world.faults = world.faults.checked_sub(1)?;
-    world.cpus[cpu].el2 = El2::Stub;
-    Some(FAULT)
-}
-
-/// Whether the CPU is on its way up for the first time, so that it can be refused.
-fn comes(world: &World, cpu: usize) -> bool {
-    let running = world.cpus[cpu].running.as_ref();
-    running.is_some_and(|running| running.thread.what == Section::Tell(Hook::Up))
-}
-
-const STATES: [State; 6] = State::ALL;
-
-impl Replay<'_> {
-    fn cpu(&self) -> usize {
-        match self.who {
-            Who::Cpu(cpu) => cpu,
-            Who::Process(_) => unreachable!("a process is on no CPU of its own"),
-        }
-    }
-
-    fn slot(&self) -> Slot {
-        match self.who {
-            Who::Process(slot) => slot,
-            Who::Cpu(_) => unreachable!("a section is no process"),
-        }
-    }
-
-    fn get_gate(&self) -> Gate {
-        Gate::from_bits(self.shared(|world| world.gate.bits() as u8).into())
-    }
-
-    fn raise_gate(&self, what: Gate) {
-        self.shared(|world| {
-            world.gate = Gate::from_bits(world.gate.bits() | what.bits());
-            0
-        });
-    }
-}
-
-/// A CPU, with interrupts off.
-impl Here for Replay<'_> {
-    fn gate(&self) -> Gate {
-        let gate = self.get_gate();
-        match self.mutant {
-            Mutant::BlindToGate => Gate::OPEN,
-            _ => gate,
-        }
-    }
-
-    fn raise(&self, what: Gate) {
-        self.raise_gate(what);
-    }
-
-    fn break_lock(&self) {}
-
-    fn is_stale(&self) -> bool {
-        let stale = self.shared(|world| world.stale.into()) != 0;
-        stale && self.mutant != Mutant::NoCleaning
-    }
-
-    fn clean(&self) {
-        self.shared(|world| {
-            world.clean = true;
-            0
-        });
-    }
-
-    fn set_fresh(&self) {
-        self.shared(|world| {
-            world.stale = false;
-            0
-        });
-    }
-
-    fn abandon(&self) {
-        self.shared(|world| {
-            world.memory = Memory::Abandoned;
-            0
-        });
-    }
-
-    fn state(&self) -> State {
-        let cpu = self.cpu();
-        STATES[usize::from(self.local(|world| world.cpus[cpu].state as u8))]
-    }
-
-    fn set_state(&self, state: State) {
-        let cpu = self.cpu();
-        let state = match (state, self.mutant) {
-            (State::Asleep, Mutant::ForgetNap) => State::Stub,
-            _ => state,
-        };
-        self.local(|world| {
-            world.cpus[cpu].state = state;
-            0
-        });
-    }
-
-    /// A CPU that comes can be refused, which counts as a fault of those that may come.
-    fn admit(&self) -> Result<(), Trouble> {
-        let cpu = self.cpu();
-        trouble(self.choose(|world, choice| {
-            if !world.clean {
-                world.break_rule(Rule::ImageIsClean);
-            }
-            match choice {
-                0 => Some(WELL),
-                1 if comes(world, cpu) && world.faults != 0 => {
-                    world.faults -= 1;
-                    Some(REFUSED)
-                }
-                _ => None,
-            }
-        }))
-    }
-
-    fn init(&self) -> Result<(), Trouble> {
-        let cpu = self.cpu();
-        self.shared(|world| {
-            let running = world.cpus[cpu].running.as_ref();
-            if running.is_some_and(|running| running.began_closed) {
-                world.break_rule(Rule::ClosedMeansClosed);
-            }
-            world.cpus[cpu].el2 = El2::Ours;
-            0
-        });
-        Ok(())
-    }
-
-    fn verify(&self) -> Result<(), Trouble> {
-        let cpu = self.cpu();
-        trouble(self.choose(|world, choice| match choice {
-            0 => Some(WELL),
-            1 => take_fault(world, cpu),
-            2 if comes(world, cpu) && world.faults != 0 => {
-                world.faults -= 1;
-                Some(REFUSED)
-            }
-            _ => None,
-        }))
-    }
-
-    fn reset(&self) -> Result<(), Trouble> {
-        let cpu = self.cpu();
-        let answer = self.choose(|world, choice| match choice {
-            0 => {
-                world.cpus[cpu].el2 = El2::Stub;
-                if self.mutant == Mutant::TakenTwice {
-                    world.cpus[cpu].state = State::Stub;
-                }
-                Some(WELL)
-            }
-            1 => take_fault(world, cpu),
-            // It answers, and goes on.
-            2 if world.faults != 0 => {
-                world.faults -= 1;
-                world.cpus[cpu].stuck = true;
-                Some(REFUSED)
-            }
-            _ => None,
-        });
-        match answer {
-            REFUSED => Err(Trouble::NotReset(1)),
-            answer => trouble(answer),
-        }
-    }
-
-    fn stub_owns_el2(&self) -> bool {
-        let cpu = self.cpu();
-        self.local(|world| (world.cpus[cpu].el2 == El2::Stub).into()) != 0
-    }
-
-    fn compare(&self, _how: Comparison) {}
-
-    fn advance(&self, event: lifecycle::Event) -> Result<(), Trouble> {
-        let state = Here::state(self);
-        match state.after(event) {
-            Some(next) => {
-                self.set_state(next);
-                Ok(())
-            }
-            None => {
-                self.local(|world| {
-                    world.break_rule(Rule::WaysOfTheTable);
-                    0
-                });
-                Err(Trouble::Order { state, event })
-            }
-        }
-    }
-}
 
 /// A process, on any CPU.
 impl Machine for Replay<'_> {
@@ -317,8 +108,8 @@ impl Replay<'_> {
             }
             0
         });
-        self.choose(|world, choice| {
-            (choice == 0 && is_done(world, self.slot())).then(|| world.results[slot])
+        self.choose_from(1, |world, _| {
+            is_done(world, self.slot()).then(|| world.results[slot])
         })
     }
 
@@ -341,8 +132,12 @@ impl Replay<'_> {
         usize::from(self.local(|world| world.cpus.len() as u8))
     }
 
-    fn has_hotplug(&self) -> bool {
-        self.local(|world| world.stages[Stage::Hotplug as usize].into()) != 0
+    /// Whether the callbacks of a stage are called, and find the service.
+    fn is_told(&self, stage: Stage) -> bool {
+        self.local(|world| {
+            let published = world.stages[Stage::Published as usize];
+            (published && world.stages[stage as usize]).into()
+        }) != 0
     }
 
     fn is_online(&self, cpu: usize) -> bool {
@@ -358,6 +153,18 @@ impl Loader for Module<'_, '_> {
 
     fn enter(&mut self, stage: Stage) -> Result<(), ()> {
         let replay = self.0;
+        // It finds no memory, or somebody else there.
+        let refused = replay.choose_from(2, |world, choice| match choice {
+            0 => Some(WELL),
+            _ if stage == Stage::Published => None,
+            _ => {
+                world.faults = world.faults.checked_sub(1)?;
+                Some(REFUSED)
+            }
+        });
+        if refused != WELL {
+            return Err(());
+        }
         match stage {
             Stage::Hotplug => return self.bring_all_up(),
             Stage::Syscore => replay.wait(
@@ -376,11 +183,17 @@ impl Loader for Module<'_, '_> {
 
     fn leave(&mut self, stage: Stage) {
         let replay = self.0;
+        replay.local(|world| {
+            if !world.stages[stage as usize] {
+                world.break_rule(Rule::NothingStaysRegistered);
+            }
+            0
+        });
         match stage {
             Stage::Hotplug => {
                 replay.lock();
                 for cpu in (0..replay.count()).filter(|cpu| replay.is_online(*cpu)) {
-                    if replay.mutant != Mutant::FreeWhileUp {
+                    if replay.mutant != Mutant::FreeWhileUp && replay.is_told(stage) {
                         let _ = service::offline(replay, cpu as u32);
                     }
                 }
@@ -396,7 +209,7 @@ impl Loader for Module<'_, '_> {
             ),
             Stage::CpuPm => {
                 replay.shared(|world| {
-                    world.stages[stage as usize] = false;
+                    world.stages[stage as usize] = replay.mutant == Mutant::NoUnregistering;
                     0
                 });
                 // synchronize_rcu: the chain is walked under RCU.
@@ -471,6 +284,9 @@ impl Module<'_, '_> {
 
 /// The module's memory goes back to the kernel, unless some EL2 still needs it.
 fn free(world: &mut World) -> u8 {
+    if world.stages.contains(&true) {
+        world.break_rule(Rule::NothingStaysRegistered);
+    }
     if world.memory == Memory::Live {
         world.memory = Memory::Free;
     }
@@ -484,9 +300,13 @@ fn load(replay: &Replay<'_>) {
         world.stale = false;
         world.gate = Gate::OPEN;
         world.closed = false;
+        world.failed = false;
+        world.owed = false;
         for cpu in &mut world.cpus {
             cpu.state = State::Stub;
             cpu.was_hyp = false;
+            cpu.booked = 0;
+            cpu.gone = false;
         }
         0
     });
@@ -512,7 +332,7 @@ fn power_off(replay: &Replay<'_>, cpu: usize) {
 }
 
 fn take_offline(replay: &Replay<'_>, cpu: usize) {
-    if replay.has_hotplug() {
+    if replay.is_told(Stage::Hotplug) {
         let _ = service::offline(replay, cpu as u32);
     }
     power_off(replay, cpu);
@@ -523,7 +343,7 @@ fn bring_online(replay: &Replay<'_>, cpu: usize) {
         world.cpus[cpu].online = true;
         0
     });
-    if replay.has_hotplug() && service::online(replay, cpu as u32).is_err() {
+    if replay.is_told(Stage::Hotplug) && service::online(replay, cpu as u32).is_err() {
         power_off(replay, cpu);
     }
 }
@@ -538,28 +358,33 @@ fn suspend(replay: &Replay<'_>) {
     for cpu in &others {
         take_offline(replay, *cpu);
     }
-    let told = replay.local(|world| world.stages[Stage::Syscore as usize].into()) != 0;
+    let told = replay.is_told(Stage::Syscore);
+    // From here on CPU 0 has its interrupts off.
+    replay.wait(
+        |world| world.cpus[0].is_idle() && !world.cpus[0].napping,
+        |world| {
+            world.alone = true;
+            world.stale |= told;
+        },
+    );
     if told {
-        replay.shared(|world| {
-            world.stale = true;
-            0
-        });
         replay.post(0, Section::Tell(Hook::Nap));
         replay.post(0, Section::Tell(Hook::Nap));
     }
-    replay.choose(|world, choice| {
-        let ready = choice < 2 && world.cpus[0].is_idle() && !world.cpus[0].napping;
-        ready.then(|| {
-            world.power_off(0);
-            // Hibernation restores pages that are clean to the PoU only.
-            world.clean &= choice == 0;
-            0
-        })
+    replay.choose_from(2, |world, choice| {
+        world.power_off(0);
+        // Hibernation restores pages that are clean to the PoU only.
+        world.clean &= choice == 0;
+        Some(0)
     });
     if told {
         replay.post(0, Section::Tell(Hook::Wake));
         replay.post(0, Section::Tell(Hook::Wake));
     }
+    replay.shared(|world| {
+        world.alone = false;
+        0
+    });
     for cpu in &others {
         bring_online(replay, *cpu);
     }
@@ -580,7 +405,7 @@ fn shut_down(replay: &Replay<'_>, kexec: bool) {
         |world| world.syscore_lock.is_none() && world.processes[Slot::Hotplug as usize].is_none(),
         |world| world.syscore_lock = Some(slot),
     );
-    if replay.local(|world| world.stages[Stage::Syscore as usize].into()) != 0 {
+    if replay.is_told(Stage::Syscore) {
         service::close(replay);
         replay.shared(|world| {
             world.closed = true;
@@ -658,67 +483,13 @@ pub fn process(replay: &Replay<'_>, op: Op) {
                 0
             });
         }
-        Op::Nap(_) => {}
+        Op::Nap(_) | Op::StubCall(_) => {}
         Op::Look => {
             service::settle(replay);
             replay.shared(|world| {
                 world.vms -= 1;
                 0
             });
-        }
-    }
-}
-
-/// A section of a CPU. Returns its answer.
-pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
-    let cpu = replay.cpu();
-    match what {
-        Section::Tell(Hook::Nap) if replay.mutant == Mutant::NoNap => WELL,
-        Section::Tell(hook) => match lifecycle::run(replay, hook) {
-            Ok(_) => WELL,
-            Err(Trouble::Fault) => FAULT,
-            Err(_) => REFUSED,
-        },
-        Section::Call | Section::Provoke => {
-            if !lifecycle::may_call(replay) {
-                return REFUSED;
-            }
-            let answer = replay.choose(|world, choice| match (what, choice) {
-                (Section::Provoke, 0) => {
-                    world.cpus[cpu].el2 = El2::Stub;
-                    Some(FAULT)
-                }
-                (Section::Call, 0) => Some(WELL),
-                (Section::Call, 1) => take_fault(world, cpu),
-                _ => None,
-            });
-            if answer == FAULT {
-                lifecycle::fault(replay);
-            }
-            answer
-        }
-        Section::Run => {
-            if replay.mutant != Mutant::RunAnyway && !lifecycle::may_run(replay) {
-                let failed = Here::gate(replay).has_failed();
-                return if failed { FAULT } else { REFUSED };
-            }
-            replay.shared(|world| {
-                world.cpus[cpu].guest = true;
-                0
-            });
-            let answer = replay.choose(|world, choice| {
-                let answer = match choice {
-                    0 => WELL,
-                    1 => take_fault(world, cpu)?,
-                    _ => return None,
-                };
-                world.cpus[cpu].guest = false;
-                Some(answer)
-            });
-            if answer == FAULT {
-                lifecycle::fault(replay);
-            }
-            answer
         }
     }
 }

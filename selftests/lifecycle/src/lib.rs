@@ -3,7 +3,7 @@
 //! The life cycle of CPUs under a model checker.
 //!
 //! What is checked is `rust/common/lifecycle`, the code that the module runs. The kernel around it, the hardware below it and
-//! the users above it are simulated ([`kernel`], [`world`]). Every step of that code on something that CPUs share is a step of
+//! the users above it are simulated ([`kernel`], [`cpu`], [`world`]). Every step of that code on something that CPUs share is a step of
 //! its own here: between two of them any other CPU, and any other process, may do anything that Linux lets it do.
 //!
 //! The code is plain Rust, with no places where it could be stopped. So a thread of it is kept as the operation and the answers
@@ -13,6 +13,7 @@
 //! Memory is sequentially consistent here. In the module what is shared is one word of flags, raised with a full barrier, and a
 //! mark that is released after the work that it stands for.
 
+pub mod cpu;
 pub mod kernel;
 pub mod model;
 pub mod mutant;

@@ -19,7 +19,7 @@ use stateright::{
 };
 
 use crate::{
-    kernel,
+    cpu, kernel,
     mutant::Mutant,
     replay::{
         self,
@@ -37,9 +37,6 @@ use crate::{
         World, //
     },
 };
-
-/// Choices that a step may have.
-const CHOICES: u8 = 3;
 
 /// Name of the property that everything that has begun comes to its end: at every moment a part of it can go on, and each has a
 /// limited number of steps.
@@ -63,6 +60,8 @@ pub enum Action {
     Nap(usize),
     /// A CPU wakes up: CPU_PM_EXIT.
     Wake(usize),
+    /// The kernel makes a stub call that gives the CPU back: 0, 1 or 2.
+    StubCall(usize),
 }
 
 /// The life cycle of a machine.
@@ -82,7 +81,7 @@ pub fn slot_of(op: Op) -> &'static [Slot] {
         Op::Load | Op::Unload => &[Slot::Loader],
         Op::Offline(_) | Op::Online(_) => &[Slot::Hotplug],
         Op::Suspend | Op::Reboot | Op::Kexec => &[Slot::Power],
-        Op::Vm(_) | Op::Call(_) | Op::Fault(_) | Op::Nap(_) | Op::Look => {
+        Op::Vm(_) | Op::Call(_) | Op::Fault(_) | Op::Nap(_) | Op::StubCall(_) | Op::Look => {
             &[Slot::UserA, Slot::UserB]
         }
     }
@@ -93,6 +92,9 @@ impl Life {
     fn can_start(world: &World, op: Op) -> bool {
         let idle = |slot: Slot| world.processes[slot as usize].is_none();
         match op {
+            // These are no processes.
+            Op::Nap(cpu) => Self::can_nap(world, cpu.into()),
+            Op::StubCall(cpu) => Self::can_stub_call(world, cpu.into()),
             _ if world.frozen => false,
             Op::Load => world.memory == crate::world::Memory::Free,
             Op::Unload => world.loaded && world.vms == 0,
@@ -107,16 +109,29 @@ impl Life {
             Op::Vm(cpu) | Op::Call(cpu) | Op::Fault(cpu) => {
                 world.loaded && world.cpus[usize::from(cpu)].online
             }
-            Op::Nap(cpu) => Self::can_nap(world, cpu.into()),
             Op::Look => world.loaded,
         }
     }
 
-    /// Whether a CPU can begin to sleep, and tells us. While the system is suspended nobody idles.
+    /// Whether a CPU can begin to sleep.
     fn can_nap(world: &World, at: usize) -> bool {
+        Self::is_free(world, at)
+    }
+
+    /// Whether a stub call can take a CPU from us. As with refusals, insmod would not know of it while it is under way.
+    fn can_stub_call(world: &World, at: usize) -> bool {
+        let cpu = &world.cpus[at];
+        let ours = cpu.el2 == El2::Ours && !cpu.stuck;
+        let loader = world.processes[Slot::Loader as usize].as_ref();
+        let loading = loader.is_some_and(|process| process.what == Op::Load);
+        ours && !loading && Self::is_free(world, at)
+    }
+
+    /// Whether a CPU does what it likes.
+    fn is_free(world: &World, at: usize) -> bool {
         let cpu = &world.cpus[at];
         let idles = cpu.online && cpu.running.is_none() && !cpu.napping;
-        idles && !world.frozen && is_told(world)
+        idles && !(at == 0 && world.alone)
     }
 
     fn starts(&self, world: &World, actions: &mut Vec<Action>) {
@@ -163,13 +178,14 @@ impl Life {
     /// What ends something that has begun.
     fn progress(&self, world: &World, actions: &mut Vec<Action>) {
         for slot in Slot::ALL {
-            if world.processes[slot as usize].is_some() {
-                actions.extend((0..CHOICES).map(|choice| Action::Process(slot, choice)));
+            if let Some(thread) = &world.processes[slot as usize] {
+                actions.extend((0..thread.choices).map(|choice| Action::Process(slot, choice)));
             }
         }
         for (at, cpu) in world.cpus.iter().enumerate() {
-            if cpu.running.is_some() {
-                actions.extend((0..CHOICES).map(|choice| Action::Cpu(at, choice)));
+            if let Some(running) = &cpu.running {
+                let choices = 0..running.thread.choices;
+                actions.extend(choices.map(|choice| Action::Cpu(at, choice)));
             } else if cpu.napping {
                 actions.push(Action::Wake(at));
             } else {
@@ -194,7 +210,9 @@ impl Life {
     }
 
     fn step_process(&self, world: &mut World, slot: Slot, how: (bool, u8)) -> Option<()> {
-        let Thread { what, mut answers } = world.processes[slot as usize].clone()?;
+        let Thread {
+            what, mut answers, ..
+        } = world.processes[slot as usize].take()?;
         let outcome = replay::step(
             world,
             &mut answers,
@@ -203,8 +221,14 @@ impl Life {
             how,
             |replay| kernel::process(replay, what),
         )?;
-        world.processes[slot as usize] =
-            (outcome == Outcome::Paused).then_some(Thread { what, answers });
+        world.processes[slot as usize] = match outcome {
+            Outcome::Paused(choices) => Some(Thread {
+                what,
+                answers,
+                choices,
+            }),
+            Outcome::Ended => None,
+        };
         Some(())
     }
 
@@ -219,10 +243,13 @@ impl Life {
             thread: Thread {
                 what,
                 answers: Vec::new(),
+                choices: 1,
             },
             by,
-            began_closed: world.gate.is_closed(),
+            began_closed: world.failed || world.gate.is_closed(),
+            began_failed: world.failed,
         });
+        world.cpus[cpu].gone &= what != Section::Tell(Hook::Up);
         self.step_section(world, cpu, (true, 0))
     }
 
@@ -235,9 +262,10 @@ impl Life {
             Who::Cpu(cpu),
             self.mutant,
             how,
-            |replay| result = kernel::section(replay, what),
+            |replay| result = cpu::section(replay, what),
         )?;
-        if outcome == Outcome::Paused {
+        if let Outcome::Paused(choices) = outcome {
+            running.thread.choices = choices;
             world.cpus[cpu].running = Some(running);
             return Some(());
         }
@@ -245,6 +273,10 @@ impl Life {
         if let Some(slot) = running.by {
             world.results[slot as usize] = result;
         }
+        let faulted = world.cpus[cpu].state == State::Faulted;
+        world.failed |= faulted;
+        // Nobody can do more where interrupts are off: in a nap, and in system suspend.
+        world.owed |= faulted && !running.began_failed && running.by.is_some() && !world.alone;
         self.end_section(world, cpu, what, running.by);
         Some(())
     }
@@ -258,7 +290,8 @@ impl Life {
             }
             Section::Tell(Hook::Wake) if by.is_none() => {
                 let cpu = &mut world.cpus[cpu];
-                let lost = cpu.was_hyp && cpu.state != State::Hyp;
+                let tried = matches!(cpu.state, State::Hyp | State::Refused | State::Faulted);
+                let lost = cpu.was_hyp && !tried;
                 cpu.was_hyp = false;
                 if lost && !world.gate.is_closed() {
                     world.break_rule(Rule::NapsEndInHyp);
@@ -269,7 +302,14 @@ impl Life {
     }
 
     fn nap(&self, world: &mut World, cpu: usize) -> Option<()> {
-        world.cpus[cpu].was_hyp = world.cpus[cpu].state == State::Hyp;
+        let ours = world.cpus[cpu].el2 == El2::Ours;
+        world.cpus[cpu].was_hyp = ours && world.cpus[cpu].state == State::Hyp;
+        if !is_told(world) {
+            world.cpus[cpu].was_hyp = false;
+            world.power_off(cpu);
+            world.cpus[cpu].napping = true;
+            return Some(());
+        }
         self.begin_section(world, cpu, Section::Tell(Hook::Nap), None)
     }
 
@@ -277,6 +317,10 @@ impl Life {
         world.starts -= 1;
         match op {
             Op::Nap(cpu) => return self.nap(world, cpu.into()),
+            Op::StubCall(cpu) => {
+                world.cpus[usize::from(cpu)].give_back();
+                return Some(());
+            }
             Op::Unload => world.loaded = false,
             // Each holds a reference to the module.
             Op::Vm(_) | Op::Call(_) | Op::Fault(_) | Op::Look => world.vms += 1,
@@ -286,6 +330,7 @@ impl Life {
         world.processes[slot as usize] = Some(Thread {
             what: op,
             answers: Vec::new(),
+            choices: 1,
         });
         self.step_process(world, slot, (true, 0))
     }
@@ -313,6 +358,9 @@ impl Model for Life {
         let naps =
             (0..world.cpus.len()).filter(|cpu| world.naps != 0 && Self::can_nap(world, *cpu));
         actions.extend(naps.map(Action::Nap));
+        let calls = (0..world.cpus.len())
+            .filter(|cpu| world.faults != 0 && Self::can_stub_call(world, *cpu));
+        actions.extend(calls.map(Action::StubCall));
     }
 
     fn next_state(&self, before: &World, action: Action) -> Option<World> {
@@ -328,6 +376,11 @@ impl Model for Life {
             Action::Nap(cpu) => {
                 world.naps -= 1;
                 self.nap(&mut world, cpu)
+            }
+            Action::StubCall(cpu) => {
+                world.faults -= 1;
+                world.cpus[cpu].give_back();
+                Some(())
             }
             Action::Wake(cpu) => {
                 world.cpus[cpu].napping = false;
@@ -348,8 +401,8 @@ impl Model for Life {
             Property::always("no rule is broken", |_, world: &World| {
                 world.broken.is_none()
             }),
-            Property::always(DEADLOCK, |life: &Life, world| life.moves(world)),
-            Property::always(CRASH, |life: &Life, world| {
+            Property::always(DEADLOCK, |life: &Life, world: &World| life.moves(world)),
+            Property::always(CRASH, |life: &Life, world: &World| {
                 let mute = life.mutant == Mutant::MuteVectors;
                 (0..world.cpus.len()).all(|cpu| world.crash(cpu, mute) == El2::Stub)
             }),

@@ -35,4 +35,16 @@ pub enum Mutant {
     NoCleaning,
     /// What a fault has left to do is not done.
     NoSettling,
+    /// A CPU that a stub call has given back is not counted as given back.
+    NoCounting,
+    /// A reset is thought to be done when it was the stub that answered.
+    BlindToStub,
+    /// The memory of a CPU whose EL2 cannot be given back is freed with the rest.
+    NoAbandoning,
+    /// A fault does not close the gate.
+    NoRaising,
+    /// A guest is entered on a CPU in Hyp, whatever has happened elsewhere.
+    RunAfterFault,
+    /// A notifier is forgotten when the module goes.
+    NoUnregistering,
 }

@@ -22,10 +22,13 @@ use crate::{
     },
 };
 
+/// Choices that a step may have.
+const CHOICES: u8 = 3;
+
 /// Why a thread does not go on.
 enum Stop {
-    /// It has taken its step.
-    Paused,
+    /// It has taken its step; the next one has so many choices.
+    Paused(u8),
     /// Its next step cannot be taken now, or not with this choice.
     Blocked,
 }
@@ -33,8 +36,8 @@ enum Stop {
 /// What became of a thread.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It goes on.
-    Paused,
+    /// It goes on, with a step that has so many choices.
+    Paused(u8),
     /// It has ended.
     Ended,
 }
@@ -81,11 +84,16 @@ impl Replay<'_> {
     /// A step on what others can touch too. `act` gets the choice among what may happen, and returns the answer, or `None` if
     /// the step cannot be taken now or there is no such choice.
     pub fn choose(&self, act: impl FnOnce(&mut World, u8) -> Option<u8>) -> u8 {
+        self.choose_from(CHOICES, act)
+    }
+
+    /// As [`Self::choose`], with so many choices.
+    pub fn choose_from(&self, choices: u8, act: impl FnOnce(&mut World, u8) -> Option<u8>) -> u8 {
         if let Some(answer) = self.known() {
             return answer;
         }
         if self.acted.replace(true) {
-            resume_unwind(Box::new(Stop::Paused));
+            resume_unwind(Box::new(Stop::Paused(choices)));
         }
         let answer = act(&mut self.world.borrow_mut(), self.choice);
         match answer {
@@ -96,13 +104,13 @@ impl Replay<'_> {
 
     /// As [`Self::choose`], where only one thing can happen, at any time.
     pub fn shared(&self, act: impl FnOnce(&mut World) -> u8) -> u8 {
-        self.choose(|world, choice| (choice == 0).then(|| act(world)))
+        self.choose_from(1, |world, _| Some(act(world)))
     }
 
     /// Waits until `ready`, and then acts.
     pub fn wait(&self, ready: impl FnOnce(&World) -> bool, act: impl FnOnce(&mut World)) {
-        self.choose(|world, choice| {
-            (choice == 0 && ready(world)).then(|| {
+        self.choose_from(1, |world, _| {
+            ready(world).then(|| {
                 act(world);
                 0
             })
@@ -144,7 +152,7 @@ pub fn step(
         Ok(()) => Some(Outcome::Ended),
         Err(stop) => match stop.downcast::<Stop>() {
             Ok(stop) => match *stop {
-                Stop::Paused => Some(Outcome::Paused),
+                Stop::Paused(choices) => Some(Outcome::Paused(choices)),
                 Stop::Blocked => None,
             },
             // A panic of the code that is checked, or of the checker.

@@ -13,7 +13,7 @@ pub struct Scope {
     pub processes: u8,
     /// Naps of any CPU.
     pub naps: u8,
-    /// Things that go wrong: faults at EL2, CPUs that are refused.
+    /// Things that go wrong: faults at EL2, CPUs and registrations that are refused, stub calls that take a CPU from us.
     pub faults: u8,
 }
 

@@ -9,6 +9,8 @@ use eltwo::common::lifecycle::{
     State, //
 };
 
+use crate::mutant::Mutant;
+
 /// Who owns EL2 of a CPU, as the hardware has it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum El2 {
@@ -67,6 +69,8 @@ pub enum Op {
     Fault(u8),
     /// A nap of this CPU: no process, but scripts name it.
     Nap(u8),
+    /// A stub call of the kernel's on this CPU: no process either.
+    StubCall(u8),
     /// A file of debugfs is read.
     Look,
 }
@@ -105,6 +109,8 @@ pub struct Thread<T> {
     pub what: T,
     /// The answers.
     pub answers: Vec<u8>,
+    /// How many choices its next step has.
+    pub choices: u8,
 }
 
 /// A section that a CPU is in.
@@ -114,8 +120,10 @@ pub struct Running {
     pub thread: Thread<Section>,
     /// Who waits for it; nobody for a section that the kernel enters by itself.
     pub by: Option<Slot>,
-    /// The gate was closed when it began.
+    /// The gate was closed, or should have been, when it began.
     pub began_closed: bool,
+    /// EL2 of some CPU had failed when it began.
+    pub began_failed: bool,
 }
 
 /// A CPU.
@@ -131,6 +139,10 @@ pub struct Cpu {
     pub napping: bool,
     /// It was ours when it went there.
     pub was_hyp: bool,
+    /// Times that it was taken, less the times that it was given back, as the module counts them.
+    pub booked: i8,
+    /// A stub call has taken it from us, and it has not come online since.
+    pub gone: bool,
     /// Its EL2 did not let itself be reset: it goes on in our memory, which must stay.
     pub stuck: bool,
     /// It runs a guest.
@@ -145,6 +157,27 @@ impl Cpu {
     /// Whether its EL2 is ours, and could be given back.
     fn is_up(&self) -> bool {
         self.el2 == El2::Ours && !self.stuck
+    }
+
+    /// A stub call gives it back.
+    pub fn give_back(&mut self) {
+        self.el2 = El2::Stub;
+        self.gone = true;
+    }
+
+    /// Counts that a stub call has given it back.
+    pub fn count_gone(&mut self, mutant: Mutant) {
+        self.booked -= i8::from(mutant != Mutant::NoCounting);
+    }
+
+    /// Whether its books are what its state says. A fault ends them.
+    fn balances(&self) -> bool {
+        let wanted = match self.state {
+            State::Hyp => 1,
+            State::Stub | State::Refused | State::Asleep => 0,
+            State::Boot | State::Faulted => return true,
+        };
+        self.running.is_some() || self.booked == wanted
     }
 
     /// Whether nothing is under way on it.
@@ -182,13 +215,19 @@ pub struct World {
     pub results: [u8; 5],
     /// Processes are frozen.
     pub frozen: bool,
+    /// CPU 0 is alone, with interrupts off.
+    pub alone: bool,
     /// The system goes down.
     pub going_down: bool,
     /// Our shutdown hook has been here.
     pub closed: bool,
+    /// EL2 of some CPU has failed since insmod, and who was there is done with it.
+    pub failed: bool,
+    /// Who was there could take the others down.
+    pub owed: bool,
     /// Nothing happens any more.
     pub ended: bool,
-    /// How much may still go wrong: faults at EL2, CPUs that are refused.
+    /// How much may still go wrong: faults at EL2, CPUs and registrations that are refused, stub calls.
     pub faults: u8,
     /// Processes that may still start.
     pub starts: u8,
@@ -219,6 +258,14 @@ pub enum Rule {
     ImageIsClean,
     /// A CPU takes no way that the table of states does not have.
     WaysOfTheTable,
+    /// Who is Hyp was taken once more than given back, who is at the stub as often.
+    BooksBalance,
+    /// A CPU that a stub call has taken from us is ours again when it comes online, and not before.
+    GoneUntilOnline,
+    /// No guest is entered after a fault.
+    NoGuestAfterFault,
+    /// When the memory goes, no callback is left, and none was taken back that was not registered.
+    NothingStaysRegistered,
 }
 
 impl Rule {
@@ -234,11 +281,15 @@ impl Rule {
             Self::NapsEndInHyp => "naps_end_in_hyp",
             Self::ImageIsClean => "image_is_clean_when_entered",
             Self::WaysOfTheTable => "states_follow_the_table",
+            Self::BooksBalance => "inits_and_resets_balance",
+            Self::GoneUntilOnline => "stub_calls_are_respected",
+            Self::NoGuestAfterFault => "no_guest_runs_after_a_fault",
+            Self::NothingStaysRegistered => "nothing_stays_registered",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::MemoryOutlivesHyp,
         Self::NoneLostInHyp,
         Self::NoneInHypAfterShutdown,
@@ -248,6 +299,10 @@ impl Rule {
         Self::NapsEndInHyp,
         Self::ImageIsClean,
         Self::WaysOfTheTable,
+        Self::BooksBalance,
+        Self::GoneUntilOnline,
+        Self::NoGuestAfterFault,
+        Self::NothingStaysRegistered,
     ];
 }
 
@@ -267,6 +322,8 @@ impl World {
                     state,
                     napping: false,
                     was_hyp: false,
+                    booked: i8::from(loaded),
+                    gone: false,
                     stuck: false,
                     guest: false,
                     running: None,
@@ -286,8 +343,11 @@ impl World {
             processes: [const { None }; 5],
             results: [0; 5],
             frozen: false,
+            alone: false,
             going_down: false,
             closed: false,
+            failed: false,
+            owed: false,
             ended: false,
             faults: 1,
             starts: 0,
@@ -301,6 +361,7 @@ impl World {
         self.cpus[cpu].online = false;
         self.cpus[cpu].el2 = El2::Stub;
         self.cpus[cpu].state = State::Stub;
+        self.cpus[cpu].booked = 0;
         self
     }
 
@@ -335,10 +396,13 @@ impl World {
         if self.cpus.iter().any(guest_elsewhere) {
             self.break_rule(Rule::GuestsInHypOnly);
         }
+        if self.memory != Memory::Free && !self.cpus.iter().all(Cpu::balances) {
+            self.break_rule(Rule::BooksBalance);
+        }
         if self.closed && up {
             self.break_rule(Rule::NoneInHypAfterShutdown);
         }
-        let settled = self.gate.has_failed() && !self.gate.is_unsettled();
+        let settled = self.failed && (self.owed || !self.gate.is_unsettled());
         if settled && up && self.is_quiet() {
             self.break_rule(Rule::ClosedMeansClosed);
         }
