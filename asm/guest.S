@@ -356,12 +356,9 @@ eltwo_exit_unlearn_wanted:
 	cbz	x0, 3f
 	smc	#0
 	ldr	x1, [x16, #{SLOT_LOADED}]
-3:	hint	#22			// CLRBHB, a NOP where it does not exist
-	// Either way holds for branches behind a DSB and a context synchronization event. Those around HCR_EL2 come before all
-	// whose target is predicted, so no mutant dies here; they stay, as Arm gives each of the two ways with them, and
-	// what stands between here and there need not be looked at for branches.
-	dsb	nsh
-	isb
+	// CLRBHB, a NOP where it does not exist. Either way holds for branches behind a DSB and a context synchronization event:
+	// those around HCR_EL2 in eltwo_host_state, which come before any whose target is predicted.
+3:	hint	#22
 	b	eltwo_exit_unlearned
 
 // HPFAR_EL2 has the IPA for translation, access flag and address size faults, and for all faults of a stage-1 walk (Arm ARM,
@@ -514,6 +511,7 @@ eltwo_provoke_in_switch:
 	ldr	x2, [sp, #{STACK_TOP}]
 	mov	x0, sp
 	ldr	x1, [x1, #{VCPU_PROVOKE}]
+	// The model takes no provoked exception, so no mutant dies here. In a VM SP_EL2 would be lost with this, and the fault with it.
 	msr	spsel, #0
 	mov	sp, x2
 	mov	x29, xzr
