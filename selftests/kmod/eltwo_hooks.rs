@@ -56,7 +56,7 @@ use kernel::{
 #[path = "../../rust/arch/mod.rs"]
 mod arch;
 mod code_page;
-#[expect(unreachable_pub, reason = "shared with the EL2 image's model, which is another crate")]
+#[expect(unreachable_pub, reason = "shared with crates that export it")]
 mod common;
 
 use arch::el1::hvc;
