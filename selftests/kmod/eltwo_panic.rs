@@ -31,7 +31,7 @@ module! {
 struct Panic;
 
 /// Hard interrupt context.
-unsafe extern "C" fn die(_: *mut c_void) {
+extern "C" fn die(_: *mut c_void) {
     // SAFETY: A string without conversions needs no arguments.
     unsafe { bindings::panic(c"eltwo_panic: in an interrupt".as_char_ptr()) };
 }
