@@ -388,7 +388,6 @@ pub const RUNS: &[Run] = &[
             "guest_migrate",
             "guest_fail_nth",
             "guest_vmids",
-            "guest_charges",
         ],
         timeout: Duration::from_secs(900),
         ..BASE
