@@ -159,6 +159,10 @@ impl Account {
         self.expect_back_within(tolerance, tolerance)
     }
 
+    /// Kibibytes by which slabs may grow while their objects do not: a few of them, of up to 32 KiB each, may be new and nearly
+    /// empty.
+    pub const FRESH_SLABS_KIB: i64 = 96;
+
     /// The same, with another tolerance for what is counted in kibibytes.
     pub fn expect_back_within(&self, tolerance: i64, kib: i64) -> Result<Self> {
         let deadline = Instant::now() + patient(LIMIT);
