@@ -53,6 +53,7 @@ use super::{
         show,
         system::System, //
     },
+    provoke,
     service::Service, //
 };
 use crate::{
@@ -126,7 +127,7 @@ impl Directory {
         ];
         let for_tests = [
             (inject::is_on(), (c"fail_nth", 0o600, &FAIL_NTH)),
-            (inject::provoke(), (c"provoke", 0o600, &PROVOKE)),
+            (provoke::is_allowed(), (c"provoke", 0o600, &PROVOKE)),
         ]
         .into_iter()
         .filter_map(|(wanted, file)| wanted.then_some(file));
@@ -392,7 +393,7 @@ fn do_hypercall(files: &Files, reader: &mut UserSliceReader) -> Result {
     }
     // The stub calls belong to the kernel: some of them would take EL2 away behind our back. Exceptions have a file of their
     // own; without it EL2 knows no such call.
-    if number < HVC_STUB_CALLS || (number == Call::Provoke as u64 && inject::provoke()) {
+    if number < HVC_STUB_CALLS || (number == Call::Provoke as u64 && provoke::is_allowed()) {
         return Err(EPERM);
     }
     *files.last_call.lock() = files.service.hypercall(number, args)?;
@@ -423,7 +424,7 @@ fn do_provoke(files: &Files, reader: &mut UserSliceReader) -> Result {
     if words.next().is_some() {
         return Err(EINVAL);
     }
-    if inject::arm(*way, *at) {
+    if provoke::arm(*way, *at) {
         return Ok(());
     }
     files

@@ -19,6 +19,7 @@ pub(crate) mod map_param;
 pub(crate) mod mitigation;
 pub(crate) mod pool;
 pub(crate) mod probe;
+pub(crate) mod provoke;
 pub(crate) mod ram;
 pub(crate) mod service;
 mod symbols;

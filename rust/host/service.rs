@@ -50,6 +50,7 @@ use super::{
         Reserved, //
     },
     probe::Machine,
+    provoke,
     ram::Ram,
     tables::{
         self,
@@ -157,7 +158,7 @@ impl Service {
             tlb: machine.tlb,
             map: demand.map,
             speculative_at: machine.speculative_at,
-            provoke: inject::provoke(),
+            provoke: provoke::is_allowed(),
             layout,
             ram: *ranges,
             ram_count,

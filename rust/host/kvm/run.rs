@@ -44,10 +44,8 @@ use crate::{
         ExitReason, //
     },
     host::{
-        inject::{
-            self,
-            Injected, //
-        },
+        inject,
+        provoke::Injected,
         timing::{
             self,
             IrqsMasked,

@@ -235,7 +235,7 @@ const KDUMP: Run = Run {
 };
 
 /// Tests that every machine must pass.
-const COMMON: [&str; 15] = [
+const COMMON: [&str; 14] = [
     "machine",
     "load_unload",
     "regs",
@@ -245,7 +245,6 @@ const COMMON: [&str; 15] = [
     "tables_at",
     "hotplug",
     "offline_at_load",
-    "fail_at",
     "admission",
     "selfcheck",
     "contain",
@@ -269,39 +268,6 @@ const GUESTS: [&str; 12] = [
     "guest_host_state",
 ];
 
-/// The same on CPUs with SVE.
-const GUESTS_SVE: [&str; 13] = [
-    "guest_basic",
-    "guest_regs",
-    "guest_psci_smp",
-    "guest_signals",
-    "guest_memory",
-    "guest_undef",
-    "guest_bad_input",
-    "guest_bad_config",
-    "guest_inputs",
-    "guest_aarch32",
-    "guest_mapped",
-    "guest_host_state",
-    "guest_sve",
-];
-
-/// The same but for the longest, `fail_at`, which does not depend on the size of pages.
-const PAGES: [&str; 12] = [
-    "machine",
-    "load_unload",
-    "regs",
-    "hypercalls",
-    "map_unmap",
-    "map_linear",
-    "tables_at",
-    "hotplug",
-    "offline_at_load",
-    "contain",
-    "pool_too_small",
-    "hibernate_core",
-];
-
 /// Tests of how EL2's tables fit a machine.
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
 
@@ -311,6 +277,13 @@ pub const RUNS: &[Run] = &[
         name: "cycles",
         tests: &["load_unload_100", "hotplug_100"],
         timeout: Duration::from_secs(1800),
+        ..BASE
+    },
+    // Steps that fail do so alike on all machines.
+    Run {
+        name: "fail-at",
+        tests: &["fail_at"],
+        timeout: Duration::from_secs(600),
         ..BASE
     },
     Run {
@@ -361,7 +334,7 @@ pub const RUNS: &[Run] = &[
             NO_VHE,
             "eltwo.expect=granule_bytes:16384,va_bits:36,levels:2,pa_bits:40,lpa2:0",
         ],
-        tests: &PAGES,
+        tests: &COMMON,
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -388,6 +361,7 @@ pub const RUNS: &[Run] = &[
             "guest_migrate",
             "guest_fail_nth",
             "guest_vmids",
+            "guest_charges",
         ],
         timeout: Duration::from_secs(900),
         ..BASE
@@ -401,7 +375,7 @@ pub const RUNS: &[Run] = &[
         name: "guests-max",
         cpu: "max",
         words: CPU_HAS_VHE,
-        tests: &GUESTS_SVE,
+        tests: &GUESTS,
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -432,7 +406,8 @@ pub const RUNS: &[Run] = &[
         cpu: "max",
         cpus: 2,
         words: CPU_HAS_VHE,
-        tests: &["guest_fault"],
+        // On the CPU with SVE.
+        tests: &["guest_fault", "guest_sve"],
         ..BASE
     },
     Run {

@@ -28,6 +28,7 @@ use nix::unistd::sync;
 
 use super::{
     cpu,
+    page,
     poll::patient, //
 };
 
@@ -95,7 +96,9 @@ impl Account {
         Ok(())
     }
 
+    /// What the kernel has taken for one purpose or another, in pages: it takes no less than one.
     fn meminfo(&mut self) -> Result<()> {
+        let page_kib = i64::try_from(page::size_bytes()? >> 10)?;
         let text = fs::read_to_string("/proc/meminfo")?;
         for key in [
             "SUnreclaim",
@@ -104,12 +107,12 @@ impl Account {
             "KernelStack",
             "VmallocUsed",
         ] {
-            let value = text
+            let kib: i64 = text
                 .lines()
                 .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
                 .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
                 .with_context(|| format!("/proc/meminfo has no {key}"))?;
-            self.0.insert(format!("{key} kB"), value);
+            self.0.insert(format!("{key} pages"), kib / page_kib);
         }
         Ok(())
     }
@@ -139,16 +142,12 @@ impl Account {
         Ok(())
     }
 
-    /// What has grown against `self` by more than `tolerance` of its own unit, or `kib` where that is a kibibyte.
-    fn grown(&self, now: &Self, tolerance: i64, kib: i64) -> BTreeMap<String, i64> {
-        let most = |name: &str| match name.ends_with(" kB") {
-            true => kib,
-            false => tolerance,
-        };
+    /// What has grown against `self` by more than `tolerance` objects, areas or pages.
+    fn grown(&self, now: &Self, tolerance: i64) -> BTreeMap<String, i64> {
         now.0
             .iter()
             .map(|(name, value)| (name.clone(), value - self.0.get(name).unwrap_or(&0)))
-            .filter(|(name, growth)| *growth > most(name))
+            .filter(|(_, growth)| *growth > tolerance)
             .collect()
     }
 
@@ -156,19 +155,10 @@ impl Account {
     ///
     /// It gives up only after both a time and a number of looks, as a slow machine does not get many into the time.
     pub fn expect_back_at(&self, tolerance: i64) -> Result<Self> {
-        self.expect_back_within(tolerance, tolerance)
-    }
-
-    /// Kibibytes by which slabs may grow while their objects do not: a few of them, of up to 32 KiB each, may be new and nearly
-    /// empty.
-    pub const FRESH_SLABS_KIB: i64 = 96;
-
-    /// The same, with another tolerance for what is counted in kibibytes.
-    pub fn expect_back_within(&self, tolerance: i64, kib: i64) -> Result<Self> {
         let deadline = Instant::now() + patient(LIMIT);
         let mut now = Self::look()?;
         for looks in 1.. {
-            let grown = self.grown(&now, tolerance, kib);
+            let grown = self.grown(&now, tolerance);
             if grown.is_empty() {
                 return Ok(now);
             }
@@ -185,10 +175,10 @@ impl Account {
         let mut text = String::new();
         for name in [
             "kernel pages",
-            "SUnreclaim kB",
-            "VmallocUsed kB",
+            "SUnreclaim pages",
+            "VmallocUsed pages",
             "vmalloc areas",
-            "Percpu kB",
+            "Percpu pages",
         ] {
             let (before, after) = (
                 self.0.get(name).unwrap_or(&0),

@@ -3,6 +3,7 @@
 //! The machine under test, as seen from its user space: the module, its files, CPUs, memory and the kernel log.
 
 pub mod account;
+pub mod cgroup;
 pub mod child;
 pub mod cpu;
 pub mod debugfs;

@@ -162,7 +162,7 @@ fn no_leak(steps: usize) -> Result<()> {
         }
     }
     // A step that loses one unit each time would lose as many as there are rounds.
-    let now = before.expect_back_within(ROUNDS / 2, Account::FRESH_SLABS_KIB)?;
+    let now = before.expect_back_at(ROUNDS / 2)?;
     note(before.compare(&now));
     Ok(())
 }

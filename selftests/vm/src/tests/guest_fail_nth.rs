@@ -329,7 +329,7 @@ fn no_leak(kvm: &Kvm) -> Result<()> {
     for _ in 0..ROUNDS {
         failures += round()?;
     }
-    let now = before.expect_back_within(ROUNDS / 2, Account::FRESH_SLABS_KIB)?;
+    let now = before.expect_back_at(ROUNDS / 2)?;
     note(format!("{failures} failures given up"));
     note(before.compare(&now));
     Ok(())

@@ -211,7 +211,8 @@ fn forked(kvm: &Kvm) -> Result<()> {
     hello(&mut vcpu)
 }
 
-fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
+/// Passes a file to another process.
+pub(super) fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
     let fds = [fd];
     sendmsg::<()>(
         socket.as_raw_fd(),
@@ -223,7 +224,8 @@ fn send(socket: &UnixStream, fd: RawFd) -> Result<()> {
     Ok(())
 }
 
-fn receive(socket: &UnixStream) -> Result<OwnedFd> {
+/// Takes over a file from another process.
+pub(super) fn receive(socket: &UnixStream) -> Result<OwnedFd> {
     let mut byte = [0];
     let mut room = nix::cmsg_space!(RawFd);
     let mut parts = [IoSliceMut::new(&mut byte)];
@@ -326,7 +328,8 @@ const SIZE: Size = Size {
     pause: 0,
 };
 
-fn in_turn(kvm: &Kvm, count: u32) -> Result<()> {
+/// VMs one after the other, which run.
+pub(super) fn in_turn(kvm: &Kvm, count: u32) -> Result<()> {
     for _ in 0..count {
         let machine = Machine::new(kvm)?;
         let mut vcpus = [machine.vcpu(0)?, machine.vcpu(1)?];
@@ -345,7 +348,8 @@ fn random(state: &mut u64) -> u64 {
     *state >> 33
 }
 
-fn killed(_: &Kvm, count: u32) -> Result<()> {
+/// VMs one after the other, each killed at some point of its life.
+pub(super) fn killed(_: &Kvm, count: u32) -> Result<()> {
     /// Longest life of a VM.
     const LONGEST: Duration = Duration::from_millis(60);
     let mut state = u64::from(count);

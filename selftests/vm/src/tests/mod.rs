@@ -11,6 +11,7 @@ mod guest_aarch32;
 mod guest_bad_config;
 mod guest_bad_input;
 mod guest_basic;
+mod guest_charges;
 mod guest_fail_nth;
 mod guest_fault;
 mod guest_host_state;
@@ -143,6 +144,7 @@ pub const PROGRAMS: &[Program] = &[
     special("guest_fail_nth", 600, guest_fail_nth::test),
     special("guest_failslab", 1200, guest_fail_nth::by_kernel),
     special("load_failslab", 1200, load_failslab::test),
+    special("guest_charges", 300, guest_charges::test),
     special("guest_fault", 300, guest_fault::test),
     special("guest_host_state", 300, guest_host_state::test),
     special("guest_inputs", 300, guest_inputs::test),

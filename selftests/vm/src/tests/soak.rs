@@ -47,12 +47,10 @@ use crate::{
 const WARM_UP: Duration = Duration::from_secs(8);
 /// The seed of the warm-up is another one.
 const WARM_UP_SEED: u64 = 0x5eed;
-/// What may differ, in the unit of each account, whatever the length. A leak in each load of the default soak, or in one
-/// of a hundred of a long one, cannot hide in it.
+/// What may differ in each account, whatever the length. A leak in each load of the default soak, or in one of a hundred of a
+/// long one, cannot hide in it; nor need slabs that are partly in use, which come to more pages with time, while the number of
+/// objects stays.
 const TOLERANCE: i64 = 75;
-/// The same for what is counted in kibibytes: that many pages. Slabs that are partly in use come to more of them with time,
-/// while the number of objects stays.
-const TOLERANCE_KIB: i64 = 4 * TOLERANCE;
 /// Fewest steps that a soak must come to.
 const FEWEST_STEPS: u64 = 50;
 
@@ -130,9 +128,7 @@ fn compare(ground: &Ground) -> Result<()> {
         "left behind: {stock:?}, at first {:?}",
         ground.stock
     );
-    let now = ground
-        .account
-        .expect_back_within(TOLERANCE, TOLERANCE_KIB)?;
+    let now = ground.account.expect_back_at(TOLERANCE)?;
     note(format!("soak: {}", ground.account.compare(&now)));
     Ok(())
 }
