@@ -241,8 +241,12 @@ impl Cpu {
             );
         }
         let count = differs.count_ones();
+        let why = match inject::spoils(Step::ImageCopy, self.number) {
+            true => ", as fail_at asks for",
+            false => "",
+        };
         pr_err!(
-            "CPU{}: EL2 register image differs in {count} registers\n",
+            "CPU{}: EL2 register image differs in {count} registers{why}\n",
             self.number
         );
         count

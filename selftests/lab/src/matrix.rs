@@ -86,6 +86,7 @@ fn run_of(cell: &Cell) -> Run {
             true => CELL_SVE,
             false => CELL,
         },
+        may_skip: None,
         timeout: Duration::from_secs(900),
         ..runs::BASE
     }

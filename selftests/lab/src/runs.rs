@@ -107,6 +107,8 @@ pub struct Run {
     pub words: &'static [&'static str],
     /// Tests, in their order.
     pub tests: &'static [&'static str],
+    /// Tests that may skip themselves, as the machine has not what they need; `None` if any may.
+    pub may_skip: Option<&'static [&'static str]>,
     /// Whether the kernel's KVM selftests are at hand.
     pub kvm_selftests: bool,
     /// Whether the tests print results. A story does not; whoever reads it knows its end.
@@ -143,7 +145,7 @@ impl Run {
         if self.flavour == debug_kernel::FLAVOUR {
             // The crash kernel is as large as this one, and has a file system with kernel and module in it.
             words = words.replace("crashkernel=192M", "crashkernel=640M");
-            words += &format!(" eltwo.patience={}", debug_runs::PATIENCE);
+            words += &format!(" eltwo.watch=1 eltwo.patience={}", debug_runs::PATIENCE);
         }
         Spec {
             cpu: self.cpu.to_owned(),
@@ -216,6 +218,7 @@ pub const BASE: Run = Run {
     gic: Gic::V3,
     words: CPU_HAS_NO_VHE,
     tests: &[],
+    may_skip: Some(&[]),
     kvm_selftests: false,
     results: true,
     end: End::PowerOff,
@@ -267,6 +270,13 @@ const GUESTS: [&str; 12] = [
     "guest_mapped",
     "guest_host_state",
 ];
+
+/// What of [`GUESTS`] not every CPU has.
+const SVE_LIVES: &str = "sve_registers_live_across_kvm_run";
+const SVE_OF_A_NEIGHBOUR: &str = "sve_registers_of_a_neighbour_live";
+const KEYS: &str = "keys_of_pointer_authentication_stay";
+const DEBUG_IDENTITY: &str = "debug_identity_is_readable";
+const BRANCH_HISTORY: &str = "branch_history_is_cleared_as_the_core_needs";
 
 /// Tests of how EL2's tables fit a machine.
 const TABLES: [&str; 4] = ["machine", "load_unload", "map_linear", "tables_at"];
@@ -322,6 +332,8 @@ pub const RUNS: &[Run] = &[
     Run {
         name: "kvm-selftests",
         words: &[KVM_OFF, REQUIRED],
+        // It is about guests that are 32-bit at EL1.
+        may_skip: Some(&["vcpu_width_config"]),
         timeout: Duration::from_secs(1200),
         ..KVM_SELFTESTS
     },
@@ -369,6 +381,7 @@ pub const RUNS: &[Run] = &[
     Run {
         name: "guests",
         tests: &GUESTS,
+        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS]),
         ..BASE
     },
     Run {
@@ -376,6 +389,7 @@ pub const RUNS: &[Run] = &[
         cpu: "max",
         words: CPU_HAS_VHE,
         tests: &GUESTS,
+        may_skip: Some(&[BRANCH_HISTORY]),
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -385,6 +399,7 @@ pub const RUNS: &[Run] = &[
         cpu: "cortex-a76",
         words: CPU_HAS_VHE,
         tests: &GUESTS,
+        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS, DEBUG_IDENTITY]),
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -393,6 +408,7 @@ pub const RUNS: &[Run] = &[
         cpu: "cortex-a53",
         words: &["kvm-arm.mode=nvhe"],
         tests: &GUESTS,
+        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS, BRANCH_HISTORY]),
         ..BASE
     },
     Run {

@@ -10,6 +10,13 @@ use std::{
         File, //
     },
     path::Path,
+    sync::{
+        atomic::{
+            AtomicU64,
+            Ordering::Relaxed, //
+        },
+        Arc, //
+    },
     thread,
     time::Duration, //
 };
@@ -39,6 +46,9 @@ use crate::{
     },
 };
 
+/// What a line of the log begins with that says that something has ended which was to go on until the panic.
+pub const ENDED: &str = "eltwo-test: it has ended: ";
+
 /// A way to die.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Panic {
@@ -55,6 +65,9 @@ pub enum Panic {
     /// In an interrupt, with all CPUs making hypercalls all the time.
     Hypercall,
 }
+
+/// Hypercalls of each CPU after which they are under way.
+const MANY: u64 = 20;
 
 /// The CPU that is not the boot CPU.
 const SECONDARY: usize = 1;
@@ -127,13 +140,12 @@ impl Panic {
                 thread::sleep(BUSY);
             }
             Panic::Hypercall => {
-                for cpu in cpu::online()? {
-                    thread::spawn(move || {
-                        let error = call_for_ever(cpu);
-                        kmsg::mark(&format!("eltwo-test: CPU {cpu}: {error:?}"));
-                    });
-                }
+                let busy = cpu::online()?.into_iter().map(keep_calling);
+                let busy: Vec<_> = busy.collect();
                 thread::sleep(BUSY);
+                for calls in busy {
+                    poll(|| calls.load(Relaxed) >= MANY).context("hypercalls are not under way")?;
+                }
             }
             Panic::Idle | Panic::Secondary | Panic::Interrupt => {}
         }
@@ -174,14 +186,25 @@ fn spin_on(cpu: usize) -> Result<()> {
     let channel = vcpu.channel();
     thread::spawn(move || {
         let exit = cpu::on(cpu, || Ok(vcpu.run()));
-        kmsg::mark(&format!("eltwo-test: the guest on CPU {cpu}: {exit:?}"));
+        kmsg::mark(&format!("{ENDED}the guest on CPU {cpu}: {exit:?}"));
         drop(machine);
     });
     poll(|| channel.progress() != 0).context("the guest does not run")
 }
 
+/// A thread that calls EL2 from `cpu` until the end, and how often it has.
+fn keep_calling(cpu: usize) -> Arc<AtomicU64> {
+    let calls = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&calls);
+    thread::spawn(move || {
+        let error = call_for_ever(cpu, &count);
+        kmsg::mark(&format!("{ENDED}the calls of CPU {cpu}: {error:?}"));
+    });
+    calls
+}
+
 /// Maps and unmaps memory at EL2, on `cpu`, until the end. Returns only if that fails.
-fn call_for_ever(cpu: usize) -> Result<()> {
+fn call_for_ever(cpu: usize, calls: &AtomicU64) -> Result<()> {
     let pages = Pages::new(1)?;
     let mut caller = Caller::open()?;
     cpu::on(cpu, || loop {
@@ -190,6 +213,7 @@ fn call_for_ever(cpu: usize) -> Result<()> {
             if answer.ok().is_err() {
                 bail!("{call}: {answer:?}");
             }
+            calls.fetch_add(1, Relaxed);
         }
     })
 }

@@ -27,6 +27,8 @@ pub const HOOKS_ASLEEP: Run = Run {
     // The less memory there is, the sooner the kernel has made room for an image.
     memory_mib: 512,
     tests: &["hooks_asleep"],
+    // QEMU's firmware has no SYSTEM_SUSPEND.
+    may_skip: Some(&["suspend_to_ram"]),
     timeout: Duration::from_secs(900),
     ..BASE
 };

@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{
+    ensure,
     Context,
     Result, //
 };
@@ -42,12 +43,22 @@ pub struct Watch {
 
 impl Watch {
     /// Begins. What kmemleak finds now is the kernel's own and is forgotten.
-    pub fn begin() -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// If `required`: this is not a kernel that looks for errors, or kmemleak has switched itself off, which it does for good
+    /// when it runs out of memory; then no file is there to be written to.
+    pub fn begin(required: bool) -> Result<Self> {
         let watch = Self {
-            // It switches itself off for good when it runs out of memory; then no file is there to be written to.
             kmemleak: Path::new(KMEMLEAK).exists() && fs::write(KMEMLEAK, "scan").is_ok(),
             lockdep: Path::new(LOCKDEP).exists(),
         };
+        ensure!(
+            !required || (watch.kmemleak && watch.lockdep),
+            "this kernel does not look for errors: kmemleak {}, lockdep {}",
+            watch.kmemleak,
+            watch.lockdep
+        );
         if watch.kmemleak {
             watch.scan()?;
             fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;

@@ -37,6 +37,28 @@ pub const COUNT_ONLY: &str = "fail_nth=4294967295";
 const FAIL_NTH: &str = "/proc/thread-self/fail-nth";
 const CAPABILITIES: [&str; 2] = ["failslab", "fail_page_alloc"];
 
+/// How much of its log the kernel shows on the console.
+const PRINTK: &str = "/proc/sys/kernel/printk";
+
+/// A quiet console, for as long as this lives.
+pub struct Quiet(String);
+
+impl Quiet {
+    /// Only emergencies and alerts.
+    fn new() -> Result<Self> {
+        let before = fs::read_to_string(PRINTK).context(PRINTK)?;
+        fs::write(PRINTK, "2").context(PRINTK)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // What could be written can be written again.
+        let _ = fs::write(PRINTK, &self.0);
+    }
+}
+
 /// Who makes steps fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -47,17 +69,14 @@ pub enum By {
 }
 
 impl By {
-    /// Skips where this cannot be had.
-    pub fn needs(self) -> Result<()> {
-        if self == Self::Module {
-            return Ok(());
-        }
+    /// Gets the kernel ready to make steps fail, and skips where it cannot.
+    pub fn kernel() -> Result<Quiet> {
         if !Path::new(FAIL_NTH).exists() {
             return Skip::because("the kernel has no fault injection");
         }
         // Each page that cannot be had is worth a report with a call trace to the kernel, which on the console would count
         // as trouble. The log has it all the same, and is looked through for what is.
-        fs::write("/proc/sys/kernel/printk", "2")?;
+        let quiet = Quiet::new()?;
         for capability in CAPABILITIES {
             let set = |file: &str, value: &str| {
                 let path = format!("/sys/kernel/debug/{capability}/{file}");
@@ -67,7 +86,7 @@ impl By {
             set("ignore-gfp-wait", "N")?;
             set("verbose", "0")?;
         }
-        Ok(())
+        Ok(quiet)
     }
 }
 

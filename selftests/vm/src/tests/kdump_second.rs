@@ -21,11 +21,15 @@ use super::standard;
 use crate::{
     crash::{
         self,
-        Panic, //
+        Panic,
+        ENDED, //
     },
     guest::{
         debugfs,
-        kmsg,
+        kmsg::{
+            self,
+            Record, //
+        },
         module,
         printk,
         vmcore::Vmcore, //
@@ -162,6 +166,13 @@ fn log() -> Result<()> {
             "the log lacks {words:?}: {before:#?}"
         );
     }
+    ensure!(
+        !before.iter().any(|line| line.starts_with(ENDED)),
+        "what was to go on until the panic has ended: {before:#?}"
+    );
+    let before: Vec<Record> = before.iter().cloned().map(|text| Record { text }).collect();
+    let complaints = kmsg::complaints(&before);
+    ensure!(complaints.is_empty(), "before the panic: {complaints:?}");
     let cpu = format!("CPU: {} ", panic.cpu());
     ensure!(
         after.iter().any(|line| line.starts_with(&cpu)),

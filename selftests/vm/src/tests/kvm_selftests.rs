@@ -262,11 +262,7 @@ fn failure_reason(output: &str) -> String {
 
 /// Fails if the kernel had to complain while the program ran.
 fn sane_kernel(log: &mut Log) -> Result<()> {
-    let Ok(records) = log.records() else {
-        note("the kernel log has overrun its buffer");
-        return Ok(());
-    };
-    match kmsg::complaints(&records).first() {
+    match kmsg::complaints(&log.records()?).first() {
         None => Ok(()),
         Some(record) => bail!("kernel: {}", record.text),
     }

@@ -67,7 +67,7 @@ impl Outcomes {
 }
 
 fn each() -> Result<()> {
-    By::Kernel.needs()?;
+    let _quiet = By::kernel()?;
     let before = cpu::hotplug_states()?;
     let mut outcomes = Outcomes::default();
     let mut steps = 0;
