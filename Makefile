@@ -43,7 +43,7 @@ help:
 	@echo 'make check-debug'
 	@echo '                the tests of the VM on a kernel with KASAN, lockdep, kmemleak and fault injection,'
 	@echo '                which is built once (half an hour); ARGS="--run NAME" for one VM run only'
-	@echo 'make mutants    take out each barrier, TLBI and the like in turn: a test must fail each time'
+	@echo 'make mutants    take out each barrier, TLBI and the like in turn: a test must fail, or a comment argue'
 	@echo 'make kvm-selftests'
 	@echo '                the kernel'\''s KVM selftests on its own KVM and on eltwo, side by side;'
 	@echo '                ARGS="--program NAME" for one of them, ARGS="--cpu max" for another CPU'

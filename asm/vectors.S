@@ -174,8 +174,11 @@ eltwo_fault:
 	mrs	x4, hpfar_el2
 	stp	x4, x0, [x1, #({REPORT_ESR} + 16)]
 	ldr	x5, [sp, #{GUEST_LOADED}]
+	str	x5, [x1, #({REPORT_ESR} + 32)]
+	// Whoever sees `valid`, on any CPU, sees the report.
 	mov	x4, #1
-	stp	x5, x4, [x1, #({REPORT_ESR} + 32)]
+	add	x6, x1, #({REPORT_ESR} + 40)
+	stlr	x4, [x6]
 	ldr	x4, [sp, #{FAULTS}]
 	add	x4, x4, #1
 	str	x4, [sp, #{FAULTS}]
@@ -211,7 +214,7 @@ eltwo_fault:
 2:	add	x5, x5, x6
 	msr	elr_el2, x5
 	// PSTATE as an exception to EL1 sets it: NZCV, DIT and PAN stay, PAN is set unless SCTLR_EL1.SPAN, SSBS is
-	// SCTLR_EL1.DSSBS; the rest is 0, but for EL1h and DAIF.
+	// SCTLR_EL1.DSSBS, EL1h and DAIF; the rest is 0 (TCO should be 1 with FEAT_MTE2: the kernel sets it itself).
 	mrs	x4, sctlr_el1
 	movz	x6, #0xf140, lsl #16
 	and	x6, x3, x6

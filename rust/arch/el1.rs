@@ -90,8 +90,14 @@ pub(crate) fn percpu_offset() -> usize {
     offset
 }
 
-/// Masks IRQ and FIQ in PSTATE, which is stronger than the kernel's priority mask (pseudo-NMI). Returns what
-/// [`restore_irqs`] takes.
+/// Whether this value of DAIF masks IRQs.
+#[cfg(CONFIG_TRACE_IRQFLAGS)]
+#[inline]
+pub(crate) const fn masks_irqs(daif: u64) -> bool {
+    daif & (1 << 7) != 0
+}
+
+/// Masks IRQ and FIQ in PSTATE. Returns what [`restore_irqs`] takes.
 #[inline]
 pub(crate) fn mask_irqs() -> u64 {
     let daif: u64;

@@ -35,7 +35,8 @@ pub const ABI_VERSION: u64 = 1;
 
 /// Our hypercalls. x0 holds the number, x1..x4 the arguments; x0 returns a [`Status`], x1..x4 the results.
 ///
-/// x5..x30 and all FP/SIMD state are preserved.
+/// x5..x30 and all FP/SIMD state are preserved, but for x5..x17 by [`Call::Reset`] and by a call that ends in
+/// [`Status::Fault`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Call {
@@ -352,7 +353,7 @@ pub struct FaultReport {
     /// Hyp VA of the context of the vCPU whose registers were in the CPU, in part at least; 0 if the host's were. Valid for
     /// exceptions from EL2.
     pub guest: u64,
-    /// 1 once the report is complete; the host clears it when it has read the report.
+    /// 1 once the report is complete, stored with release; the host clears it when it has read the report.
     pub valid: u64,
 }
 

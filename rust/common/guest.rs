@@ -220,8 +220,6 @@ pub struct GuestExit {
     pub far: u64,
     /// HPFAR_EL2, found by translation where hardware left it invalid; [`HPFAR_INVALID`] where it is not known.
     pub hpfar: u64,
-    /// An [`ExitReason`].
-    pub reason: u64,
 }
 
 /// What the switch needs to know of the host, and where it keeps the host's registers. Part of

@@ -75,15 +75,6 @@ impl Generation {
     }
 }
 
-/// What [`Books::renew`] found for a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renewed {
-    /// Its id from now on.
-    pub id: u64,
-    /// A generation has begun: all TLBs must be emptied before the VM is entered.
-    pub flush: bool,
-}
-
 /// Which VMIDs of the current generation are taken. Under one lock for the whole machine.
 #[derive(Debug)]
 pub struct Books<S> {
@@ -93,6 +84,8 @@ pub struct Books<S> {
     reserved: S,
     /// Where to look for a free VMID first.
     next: u64,
+    /// A generation has begun, and TLBs still have entries of the one before.
+    owes_flush: bool,
 }
 
 impl<S: DerefMut<Target = [u64]>> Books<S> {
@@ -103,34 +96,54 @@ impl<S: DerefMut<Target = [u64]>> Books<S> {
             taken,
             reserved,
             next: 1,
+            owes_flush: false,
         }
     }
 
     /// The id of a VM whose id was `old`, which is live for the CPUs of `active` from here on: the caller puts it in the
-    /// place of its own CPU before it releases the lock. `None` only if there are more CPUs than VMIDs.
+    /// place of its own CPU before it releases the lock.
+    ///
+    /// When a generation begins, `flush` empties the TLBs of all CPUs; false if it cannot. Nobody gets an id before it has
+    /// done so once: each caller is asked in turn.
+    ///
+    /// `None` if that has not been done, or if there are more CPUs than VMIDs, which [`Self::new`] forbids.
     pub fn renew(
         &mut self,
         generation: &Generation,
         old: u64,
         active: &[AtomicU64],
-    ) -> Option<Renewed> {
-        let keep = |id| Some(Renewed { id, flush: false });
+        flush: impl Fn() -> bool,
+    ) -> Option<u64> {
+        if !self.pay(&flush) {
+            return None;
+        }
         if generation.is_live(old) {
-            return keep(old);
+            return Some(old);
         }
         if old != 0 {
             let same = generation.current.load(Ordering::Relaxed) | u64::from(generation.vmid(old));
             // Another CPU kept it running over the rollover: all of them must see the same id.
             if self.replace_reserved(old, same) || self.take(generation.vmid(old)) {
-                return keep(same);
+                return Some(same);
             }
         }
         if let Some(id) = self.take_free(generation) {
-            return keep(id);
+            return Some(id);
         }
         self.roll_over(generation, active);
+        self.owes_flush = true;
+        if !self.pay(&flush) {
+            return None;
+        }
         self.take_free(generation)
-            .map(|id| Renewed { id, flush: true })
+    }
+
+    /// Empties the TLBs, if that is owed. False if it still is.
+    fn pay(&mut self, flush: &impl Fn() -> bool) -> bool {
+        if self.owes_flush {
+            self.owes_flush = !flush();
+        }
+        !self.owes_flush
     }
 
     /// The VM of `id` is gone, and no TLB has anything of it.
@@ -218,13 +231,17 @@ const fn place(vmid: u16) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use std::{
+        cell::Cell,
+        collections::HashMap, //
+    };
 
     struct World {
         generation: Generation,
         books: Books<Vec<u64>>,
         active: Vec<AtomicU64>,
-        flushes: u32,
+        flushes: Cell<u32>,
+        can_flush: bool,
     }
 
     impl World {
@@ -235,23 +252,30 @@ mod tests {
                 books: Books::new(vec![0; words], vec![0; cpus]),
                 active: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
                 generation,
-                flushes: 0,
+                flushes: Cell::new(0),
+                can_flush: true,
             }
         }
 
         /// An entry as the host makes it. Returns the VMID.
         fn enter(&mut self, id: &mut u64, cpu: usize) -> u16 {
+            self.try_to_enter(id, cpu).unwrap()
+        }
+
+        fn try_to_enter(&mut self, id: &mut u64, cpu: usize) -> Option<u16> {
             if let Some(vmid) = self.generation.enter(*id, &self.active[cpu]) {
-                return vmid;
+                return Some(vmid);
             }
-            let renewed = self
+            let flush = || {
+                self.flushes
+                    .set(self.flushes.get() + u32::from(self.can_flush));
+                self.can_flush
+            };
+            *id = self
                 .books
-                .renew(&self.generation, *id, &self.active)
-                .unwrap();
-            self.flushes += u32::from(renewed.flush);
-            *id = renewed.id;
+                .renew(&self.generation, *id, &self.active, flush)?;
             self.active[cpu].store(*id, Ordering::Relaxed);
-            self.generation.vmid(*id)
+            Some(self.generation.vmid(*id))
         }
     }
 
@@ -262,7 +286,7 @@ mod tests {
         assert_eq!(world.enter(&mut a, 0), 1);
         assert_eq!(world.enter(&mut b, 1), 2);
         assert_eq!(world.enter(&mut a, 1), 1, "the same on every CPU");
-        assert_eq!(world.flushes, 0);
+        assert_eq!(world.flushes.get(), 0);
     }
 
     #[test]
@@ -285,7 +309,7 @@ mod tests {
         for id in &mut others {
             world.enter(id, 0);
         }
-        assert_eq!(world.flushes, 1);
+        assert_eq!(world.flushes.get(), 1);
         assert_eq!(world.generation.begun(), 1);
         // CPU 1 has not left the guest: nobody else may have got its VMID in the new generation.
         let of_new_generation: Vec<u16> = others
@@ -301,7 +325,7 @@ mod tests {
             "it keeps it at its next entry"
         );
         assert_eq!(world.enter(&mut running, 0), vmid);
-        assert_eq!(world.flushes, 1);
+        assert_eq!(world.flushes.get(), 1);
     }
 
     #[test]
@@ -312,8 +336,33 @@ mod tests {
         for _ in 0..256 {
             world.enter(&mut 0, 0);
         }
-        assert!(world.flushes >= 1);
+        assert!(world.flushes.get() >= 1);
         assert_eq!(world.generation.enter(old, &world.active[0]), None);
+    }
+
+    #[test]
+    fn nobody_is_entered_before_the_flush_of_a_rollover_is_done() {
+        let mut world = World::new(2, false);
+        let mut running = 0;
+        let vmid = world.enter(&mut running, 1);
+        for _ in 0..254 {
+            world.enter(&mut 0, 0);
+        }
+        world.can_flush = false;
+        let mut late = 0;
+        // Not the one that has no VMID, not the one that keeps its own, and not in the second attempt either.
+        for _ in 0..2 {
+            assert_eq!(world.try_to_enter(&mut late, 0), None);
+            assert_eq!(world.try_to_enter(&mut running, 1), None);
+        }
+        assert_eq!((world.generation.begun(), world.flushes.get()), (1, 0));
+        world.can_flush = true;
+        assert_eq!(world.enter(&mut running, 1), vmid);
+        assert_eq!(world.flushes.get(), 1);
+        assert_ne!(world.enter(&mut late, 0), vmid);
+        // Theirs, and the one that ran last on CPU 0: none was lost in the attempts.
+        assert_eq!(world.books.taken(), 3);
+        assert_eq!(world.flushes.get(), 1);
     }
 
     #[test]
@@ -326,7 +375,7 @@ mod tests {
             let mut id = 0;
             seen.push(world.enter(&mut id, 0));
         }
-        assert!(world.flushes >= 2);
+        assert!(world.flushes.get() >= 2);
         assert!(!seen.contains(&vmid));
     }
 
@@ -338,7 +387,7 @@ mod tests {
             world.enter(&mut id, 0);
             world.books.release(&world.generation, id);
         }
-        assert_eq!(world.flushes, 0);
+        assert_eq!(world.flushes.get(), 0);
         assert_eq!(world.books.taken(), 0);
     }
 
@@ -357,10 +406,10 @@ mod tests {
                 state ^= state << 17;
                 let vm = state as usize % vms;
                 let cpu = (state >> 40) as usize % cpus;
-                let flushes = world.flushes;
+                let flushes = world.flushes.get();
                 let vmid = world.enter(&mut ids[vm], cpu);
                 running[cpu] = Some((vm, vmid));
-                if world.flushes != flushes {
+                if world.flushes.get() != flushes {
                     // What runs goes on under its VMID, and may fill TLBs again at once.
                     owners = running
                         .iter()

@@ -27,7 +27,8 @@ use super::{
         self,
         Step, //
     },
-    service::Service, //
+    service::Service,
+    timing, //
 };
 use crate::{
     arch::el1::{
@@ -147,13 +148,16 @@ impl Cpu {
     /// Takes the report of the last exception at EL2, if there is one that nobody has taken.
     pub(crate) fn take_report(&self) -> Option<FaultReport> {
         let place = self.report();
-        // SAFETY: The context outlives `self`, and after a fault EL2 of this CPU is not ours, so nobody writes there.
-        let report = unsafe { place.read_volatile() };
-        if report.valid == 0 {
+        // SAFETY: The context outlives `self`; the field is an aligned word that is only accessed atomically.
+        let valid = unsafe { AtomicU64::from_ptr(&raw mut (*place).valid) };
+        // Acquire pairs with the store-release of EL2, which comes after all else of the report.
+        if valid.load(Ordering::Acquire) == 0 {
             return None;
         }
-        // SAFETY: As above; the field is an aligned word. Of several who have read the report, one takes it.
-        let valid = unsafe { AtomicU64::from_ptr(&raw mut (*place).valid) };
+        // SAFETY: As above. EL2 may be writing the next report, if this one was an exception that the host itself made and was
+        // told of: hence volatile; any value is valid.
+        let report = unsafe { place.read_volatile() };
+        // Of several who have read the report, one takes it.
         (valid.swap(0, Ordering::Relaxed) != 0).then_some(report)
     }
 
@@ -315,9 +319,16 @@ impl Cpu {
         }
     }
 
-    /// EL2 does not know the context, or no longer.
+    /// EL2 does not know the context, or no longer. The kernel must be itself for what follows: it may print.
     #[cold]
     fn admit_guest(&self, service: &Service, status: u64, hyp_va: u64, irqs: &IrqsOff) -> Result {
+        timing::guest_left(irqs);
+        let result = self.not_entered(service, status, hyp_va, irqs);
+        timing::guest_again(irqs);
+        result
+    }
+
+    fn not_entered(&self, service: &Service, status: u64, hyp_va: u64, irqs: &IrqsOff) -> Result {
         match Status::from_x0(status) {
             Some(Status::NotFound) => {
                 let args = [hyp_va, 0, 0, 0];

@@ -38,7 +38,8 @@ use crate::{
         lifecycle::{
             admission::{
                 self,
-                Ids, //
+                Ids,
+                Refusal, //
             },
             Comparison,
             Gate,
@@ -149,9 +150,13 @@ impl Here for OnCpu<'_> {
         }
         mitigation::admit_this_cpu();
         inject::check_on(Step::CpuSave, number)?;
+        // First: with E2H set the other registers mean something else, and what may be read is not known.
+        let hcr = self.read_at_stub(index::HCR as usize);
+        if hcr & regs::hcr::E2H != 0 {
+            return Err(Trouble::Refused(Refusal::E2h));
+        }
         let image = self.read_image();
         let mut ids = Ids {
-            hcr: value(&image, index::HCR),
             sctlr: value(&image, index::SCTLR),
             ..probe::this_cpu_ids()
         };

@@ -45,7 +45,7 @@ pub(crate) fn admit_this_cpu() {
     let _ = NEEDED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, join);
 }
 
-/// What has to be done at each exit, on any CPU. A CPU that does not need it loses some time only.
+/// What has to be done at each exit, on any CPU that has come so far. One that does not need it loses some time only.
 pub(crate) fn unlearn() -> Unlearn {
     Unlearn::from_word(NEEDED.load(Ordering::Relaxed))
 }

@@ -135,6 +135,12 @@ pub(crate) fn admit() -> Result<Machine> {
         pr_err!("refused: the kernel was entered at EL1, so EL2 is not to be had; have the firmware enter the kernel at EL2\n");
         return Err(ENODEV);
     }
+    if has_cap(bindings::ARM64_HAS_GIC_PRIO_MASKING) {
+        // Interrupts would be masked in PSTATE around a guest, which such a kernel does not know as masked: it could
+        // move the task to another CPU in between.
+        pr_err!("refused: the kernel masks interrupts by their priority; boot without irqchip.gicv3_pseudo_nmi=1\n");
+        return Err(ENODEV);
+    }
     match ask_owner() {
         Owner::Stub => {}
         Owner::Eltwo => {

@@ -31,15 +31,11 @@ pub(crate) struct IrqsMasked {
 }
 
 impl IrqsMasked {
-    /// As `local_irq_disable`, but in PSTATE in any case, also where the kernel masks by priority (pseudo-NMI).
+    /// As `local_irq_disable`. `probe` has refused kernels that mask by priority (pseudo-NMI).
     #[inline]
     pub(crate) fn new() -> Self {
         let daif = el1::mask_irqs();
-        #[cfg(CONFIG_TRACE_IRQFLAGS)]
-        // SAFETY: Interrupts have just been masked.
-        unsafe {
-            bindings::trace_hardirqs_off()
-        };
+        tell_masked(daif);
         // SAFETY: Interrupts are off until `drop`, but for `open_window`, which borrows the whole.
         let proof = unsafe { IrqsOff::assume() };
         Self { daif, proof }
@@ -57,20 +53,16 @@ impl IrqsMasked {
         self.unmask();
         el1::take_interrupts();
         self.daif = el1::mask_irqs();
-        #[cfg(CONFIG_TRACE_IRQFLAGS)]
-        // SAFETY: As in `new`.
-        unsafe {
-            bindings::trace_hardirqs_off()
-        };
+        tell_masked(self.daif);
     }
 
     #[inline]
     fn unmask(&mut self) {
         #[cfg(CONFIG_TRACE_IRQFLAGS)]
-        // SAFETY: They are about to be unmasked.
-        unsafe {
-            bindings::trace_hardirqs_on()
-        };
+        if !el1::masks_irqs(self.daif) {
+            // SAFETY: They are about to be unmasked.
+            unsafe { bindings::trace_hardirqs_on() };
+        }
         // SAFETY: The value is from this CPU, by `new` or `open_window`.
         unsafe { el1::restore_irqs(self.daif) };
     }
@@ -80,6 +72,16 @@ impl Drop for IrqsMasked {
     #[inline]
     fn drop(&mut self) {
         self.unmask();
+    }
+}
+
+/// Tells the kernel that interrupts are masked now, if they were not before, by `daif`.
+#[inline]
+fn tell_masked(_daif: u64) {
+    #[cfg(CONFIG_TRACE_IRQFLAGS)]
+    if !el1::masks_irqs(_daif) {
+        // SAFETY: Interrupts have just been masked.
+        unsafe { bindings::trace_hardirqs_off() };
     }
 }
 
@@ -210,6 +212,15 @@ pub(crate) fn guest_left(_irqs: &IrqsOff) {
     if tracks_context() {
         // SAFETY: After `__ct_user_enter` with the same state.
         unsafe { bindings::__ct_user_exit(bindings::ctx_state_CT_STATE_GUEST) };
+    }
+}
+
+/// Undoes [`guest_left`]: the guest is entered once more.
+#[inline]
+pub(crate) fn guest_again(_irqs: &IrqsOff) {
+    if tracks_context() {
+        // SAFETY: The current task, interrupts masked.
+        unsafe { bindings::__ct_user_enter(bindings::ctx_state_CT_STATE_GUEST) };
     }
 }
 

@@ -10,13 +10,7 @@
 
 use core::fmt;
 
-use crate::common::{
-    addr::Granule,
-    regs::{
-        hcr,
-        sctlr, //
-    },
-};
+use crate::common::{addr::Granule, regs::sctlr};
 
 /// What one CPU says about itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,8 +23,6 @@ pub struct Ids {
     pub mmfr2: u64,
     /// ICH_VTR_EL2, if the system registers of the GIC are in use.
     pub ich_vtr: Option<u64>,
-    /// HCR_EL2 under the stub.
-    pub hcr: u64,
     /// SCTLR_EL2 under the stub.
     pub sctlr: u64,
 }
@@ -195,7 +187,7 @@ const fn granule_shift(granule: Granule) -> u32 {
     }
 }
 
-/// Compares a CPU with what was chosen. What it has beyond that does no harm.
+/// Compares a CPU, whose HCR_EL2.E2H is 0, with what was chosen. What it has beyond that does no harm.
 ///
 /// # Errors
 ///
@@ -206,7 +198,6 @@ pub fn compare(chosen: &Chosen, ids: &Ids) -> Result<(), Refusal> {
     let (stage1, stage2) = (ids.stage1(granule), ids.stage2(granule));
     let list_registers = (ids.list_registers().unwrap_or(0), chosen.list_registers);
     let refusals = [
-        (ids.hcr & hcr::E2H != 0, Refusal::E2h),
         (ids.sctlr & sctlr::M != 0, Refusal::MmuOn),
         (
             ids.pa_size() < u64::from(chosen.pa_size),

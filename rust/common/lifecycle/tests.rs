@@ -16,13 +16,7 @@ use super::{
     Gate,
     State, //
 };
-use crate::common::{
-    addr::Granule,
-    regs::{
-        hcr,
-        sctlr, //
-    },
-};
+use crate::common::{addr::Granule, regs::sctlr};
 
 const EVENTS: [Event; 8] = [
     Event::Begin,
@@ -113,7 +107,6 @@ fn ids() -> Ids {
         mmfr1: MMFR1,
         mmfr2: 0,
         ich_vtr: Some(VTR),
-        hcr: 1 << 31,
         sctlr: 0,
     }
 }
@@ -245,8 +238,6 @@ fn admission_with_fewer_list_registers_is_refused() {
 #[test]
 fn admission_with_el2_in_use_is_refused() {
     let all = chosen(Granule::K4);
-    let e2h = |ids: &mut Ids| ids.hcr |= hcr::E2H;
-    refused(all, e2h, Refusal::E2h, "HCR_EL2.E2H=1");
     let mmu = |ids: &mut Ids| ids.sctlr |= sctlr::M;
     refused(all, mmu, Refusal::MmuOn, "the MMU of its EL2 is on");
 }

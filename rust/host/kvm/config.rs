@@ -207,8 +207,6 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         flags::PAR_BARRIER,
         probe::has_cap(bindings::ARM64_WORKAROUND_1508412),
     );
-    let unlearn = mitigation::unlearn();
-    want(flags::UNLEARN, unlearn.is_needed());
     context.config = GuestConfig {
         hcr,
         mdcr: mdcr::GUEST,
@@ -224,10 +222,20 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         vsesr,
         extra_present,
         extra,
-        unlearn: unlearn.to_word(),
+        // At each entry: a CPU that comes later may need more.
+        unlearn: 0,
         provoke: 0,
     };
     Ok(())
+}
+
+/// What the CPUs that have come so far need at each exit.
+#[inline]
+pub(super) fn unlearn(config: &mut GuestConfig) {
+    let unlearn = mitigation::unlearn();
+    let flag = u64::from(unlearn.is_needed()) << flags::UNLEARN;
+    config.flags = (config.flags & !(1 << flags::UNLEARN)) | flag;
+    config.unlearn = unlearn.to_word();
 }
 
 /// Whether EL0 may be AArch32, on every CPU.

@@ -175,8 +175,8 @@ fn run_to_exit(active: &mut Active<'_>) -> Result {
             // There was an exception at EL2, here or elsewhere.
             Ok(Entry::NoEl2(_)) | Err(_) => {
                 active.vm.service().settle();
-                // What the guest was doing is lost; its other vCPUs, asleep perhaps, must not wait for it.
-                active.vm.kill();
+                // No guest goes on, and none that sleeps must wait for ever.
+                active.vm.kill_all();
                 return Err(EIO);
             }
         };
@@ -270,10 +270,15 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         vcpu.leave_mode();
         return Ok(Entry::NoEl2(cpu.number()));
     }
+    let Some(vttbr) = vm.enter_vttbr(cpu.number()) else {
+        vcpu.leave_mode();
+        return Ok(Entry::NoEl2(cpu.number()));
+    };
     let flush = vm.last_ran().changes(cpu.number(), vcpu.index())
         | core::mem::take(&mut active.state_mut().relaxed);
     let config = &mut active.context_mut().config;
-    config.vttbr = vm.enter_vttbr(cpu.number());
+    config.vttbr = vttbr;
+    config::unlearn(config);
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
     config.hcr = (config.hcr & !config::hcr::LINES) | vcpu.irq_lines.load(Ordering::Relaxed);
     config.cntvoff = vm.arch().virtual_offset();

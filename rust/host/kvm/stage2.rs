@@ -150,10 +150,11 @@ impl Stage2 {
         self.vtcr
     }
 
-    /// VTTBR_EL2 for an entry on `cpu`, where this runs with interrupts masked.
+    /// VTTBR_EL2 for an entry on `cpu`, where this runs with interrupts masked. `None` as [`System::enter_vmid`].
     #[inline]
-    pub(super) fn enter(&self, cpu: u32) -> u64 {
-        self.vttbr | u64::from(self.system.enter_vmid(&self.id, cpu)) << 48
+    pub(super) fn enter(&self, cpu: u32) -> Option<u64> {
+        let vmid = self.system.enter_vmid(&self.id, cpu)?;
+        Some(self.vttbr | u64::from(vmid) << 48)
     }
 
     /// Granules that the tables take.

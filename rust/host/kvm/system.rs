@@ -283,39 +283,42 @@ impl System {
     }
 
     /// The VMID of the VM whose id is in `id`, on `cpu`, where this runs with interrupts masked, right before an entry.
+    ///
+    /// `None` if TLBs have to be emptied first and this CPU's EL2 is not there to do it.
     #[inline]
-    pub(super) fn enter_vmid(&self, id: &AtomicU64, cpu: u32) -> u16 {
+    pub(super) fn enter_vmid(&self, id: &AtomicU64, cpu: u32) -> Option<u16> {
         let vmids = &self.vmids;
         vmids
             .active
             .get(cpu as usize)
             .and_then(|active| vmids.generation.enter(id.load(Ordering::Relaxed), active))
-            .unwrap_or_else(|| self.renew_vmid(id, cpu))
+            .or_else(|| self.renew_vmid(id, cpu))
     }
 
     /// The VM has no live VMID, or a new generation begins.
     #[cold]
-    fn renew_vmid(&self, id: &AtomicU64, cpu: u32) -> u16 {
+    fn renew_vmid(&self, id: &AtomicU64, cpu: u32) -> Option<u16> {
         let vmids = &self.vmids;
         let renewed = vmids.with_books(|books| {
-            let renewed =
-                books.renew(&vmids.generation, id.load(Ordering::Relaxed), &vmids.active)?;
-            id.store(renewed.id, Ordering::Relaxed);
+            // Under the lock: nobody enters with a VMID of the new generation before it is done.
+            let flush =
+                || self.invalidate_here(Call::TlbAllVmids, [0; 4], IrqsMasked::new().proof());
+            let renewed = books.renew(
+                &vmids.generation,
+                id.load(Ordering::Relaxed),
+                &vmids.active,
+                || flush().is_ok(),
+            )?;
+            id.store(renewed, Ordering::Relaxed);
             if let Some(active) = vmids.active.get(cpu as usize) {
-                active.store(renewed.id, Ordering::Relaxed);
+                active.store(renewed, Ordering::Relaxed);
             }
-            if renewed.flush {
-                // Under the lock: nobody enters with a VMID of the new generation before it is done. If it cannot be done,
-                // neither can the entry.
-                let _ = self.invalidate_here(Call::TlbAllVmids, [0; 4], IrqsMasked::new().proof());
-            }
-            Some(renewed.id)
+            Some(renewed)
         });
         // Pairs with the barrier of who changes the tables and then looks for the id to invalidate under: either it sees
         // the id, or the walks from here on see its change.
         el1::dsb_ish();
-        // There are more VMIDs than CPUs (`Vmids::new`), so there always is one.
-        vmids.generation.vmid(renewed.flatten().unwrap_or(0))
+        renewed.flatten().map(|id| vmids.generation.vmid(id))
     }
 
     /// The VMID that `id` has, or had last; `None` if it never had one.

@@ -48,7 +48,10 @@ use super::{
     vm::Vm, //
 };
 use crate::{
-    arch::el1,
+    arch::el1::{
+        self,
+        HvcRegs, //
+    },
     bindings,
     common::{
         abi::{
@@ -190,25 +193,38 @@ impl ContextPage {
         match Status::from_x0(x0) {
             Some(Status::Ok) => Ok((pa, x1)),
             Some(Status::NoMemory) => Err(ENOMEM),
-            _ => Err(EIO),
+            answer => {
+                pr_err!("EL2 does not take the page at {pa:#x} ({answer:?}); if memory was added after eltwo was loaded, load it again\n");
+                Err(EIO)
+            }
+        }
+    }
+
+    /// Takes the page away from EL2. False if it may still be mapped there.
+    fn unshare(&self) -> bool {
+        let service = &self.service;
+        let call = || service.hypercall_anywhere(Call::Unshare as u64, [self.pa, 0, 0, 0]);
+        let done = |answer: Result<HvcRegs>| answer.map(|[x0, ..]| x0 == Status::Ok.to_x0());
+        let mut answer = done(call());
+        if answer == Ok(false) && service.has_failed() {
+            // EL2's tables are locked for ever, by who has faulted. Soon no CPU uses them.
+            service.settle();
+            answer = done(call());
+        }
+        match answer {
+            Ok(done) => done,
+            // No CPU is at EL2 with us. None will be, if the service is closed; else the next one to come has these tables.
+            Err(_) => service.still_open().is_err(),
         }
     }
 }
 
 impl Drop for ContextPage {
     fn drop(&mut self) {
-        let answer = self
-            .service
-            .hypercall_anywhere(Call::Unshare as u64, [self.pa, 0, 0, 0]);
-        let still_shared = match answer {
-            Ok([x0, ..]) => Status::from_x0(x0) != Some(Status::Ok),
-            // EL2 is not ours any more: nobody has the page mapped.
-            Err(_) => false,
-        };
-        if still_shared {
-            pr_err!("a vCPU's page at {:#x} stays shared with EL2\n", self.pa);
-        } else {
+        if self.unshare() {
             self.service.contexts.lock().free(self.address);
+        } else {
+            pr_err!("a vCPU's page at {:#x} stays shared with EL2\n", self.pa);
         }
     }
 }

@@ -9,10 +9,13 @@
 //!
 //! Source: `Documentation/virt/kvm/api.rst` of Linux; behaviour as `virt/kvm/kvm_main.c` and `arch/arm64/kvm/arm.c`.
 
-use core::sync::atomic::{
-    AtomicBool,
-    AtomicU64,
-    Ordering, //
+use core::{
+    convert::Infallible,
+    sync::atomic::{
+        AtomicBool,
+        AtomicU64,
+        Ordering, //
+    },
 };
 
 use kernel::{
@@ -192,6 +195,16 @@ impl Vm {
         });
     }
 
+    /// The same for each VM there is.
+    pub(crate) fn kill_all(&self) {
+        let each = |vm: &Vm| -> Result<(), Infallible> {
+            vm.kill();
+            Ok(())
+        };
+        // It cannot fail.
+        let _ = self.stage2.system().for_each_vm(each);
+    }
+
     /// Adds a vCPU with number `id`: `make` makes it, of its number and index, and `then` its file. If that fails the vCPU is
     /// as if it had never been.
     ///
@@ -278,9 +291,9 @@ impl Vm {
         &self.last_ran
     }
 
-    /// VTTBR_EL2 with a VMID that is live; interrupts are masked.
+    /// VTTBR_EL2 with a VMID that is live; interrupts are masked. `None` if EL2 of this CPU is not there to empty its TLB.
     #[inline]
-    pub(crate) fn enter_vttbr(&self, cpu: u32) -> u64 {
+    pub(crate) fn enter_vttbr(&self, cpu: u32) -> Option<u64> {
         self.stage2.enter(cpu)
     }
 

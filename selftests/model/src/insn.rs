@@ -190,7 +190,7 @@ pub enum Insn {
         /// Register with the target.
         rn: Reg,
     },
-    /// LDR and STR of 64 bits, with an unsigned offset.
+    /// LDR and STR of 64 bits, with an unsigned offset; STLR.
     Single {
         /// Whether it loads.
         load: bool,
@@ -369,6 +369,7 @@ pub fn decode(word: u32) -> Result<Insn, Unknown> {
         | InsnId::LDP_Rt_Rt2_ADDR_SIMM7
         | InsnId::STP_Rt_Rt2_ADDR_SIMM7
         | InsnId::LDP_Ft_Ft2_ADDR_SIMM7
+        | InsnId::STLR_Rt_ADDR_SIMPLE
         | InsnId::STP_Ft_Ft2_ADDR_SIMM7 => memory(opcode.id(), word),
         InsnId::ADR_Rd_ADDR_PCREL21 => Some(Insn::Adr {
             rd: reg(word, 0),
@@ -434,6 +435,13 @@ fn memory(id: InsnId, word: u32) -> Option<Insn> {
     );
     let rn = reg(word, 5);
     match id {
+        // What is stored before it is seen before it: here stores are seen in their order anyway.
+        InsnId::STLR_Rt_ADDR_SIMPLE => (bits(word, 30, 2) == 3).then(|| Insn::Single {
+            load: false,
+            rt: reg(word, 0),
+            rn,
+            offset: 0,
+        }),
         InsnId::LDR_Rt_ADDR_UIMM12 | InsnId::STR_Rt_ADDR_UIMM12 => {
             (bits(word, 30, 2) == 3).then(|| Insn::Single {
                 load,

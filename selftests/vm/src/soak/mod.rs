@@ -238,8 +238,10 @@ impl<'a> Soak<'a> {
         if !module::is_loaded()? {
             self.load()?;
         }
+        // Drawn in any case, or how long VMs live would decide what comes next.
+        let size = 1 + self.random.below(20) as u64;
         if self.troop.vms() < MOST_VMS {
-            self.troop.start_vm(1 + self.random.below(20) as u64)?;
+            self.troop.start_vm(size)?;
             self.counts.vms += 1;
         }
         Ok(())
