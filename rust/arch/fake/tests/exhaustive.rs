@@ -70,7 +70,8 @@ fn steps(block: u64) -> Vec<Step> {
     steps
 }
 
-/// Makes all sequences of `depth` steps. A state that was seen before is not taken further.
+/// Makes all sequences of up to `depth` steps, and from each state that they lead to the way to a table that is freed, with
+/// nothing stale left. A state that was seen before is not taken further.
 fn all<F: Subject>(shape: Shape, depth: usize) -> usize {
     let block = block(shape.0);
     let steps = steps(block);
@@ -91,9 +92,10 @@ fn all<F: Subject>(shape: Shape, depth: usize) -> usize {
                 }
             }
         }
-        front = next;
+        let before = std::mem::replace(&mut front, next);
+        before.into_iter().for_each(Scene::finish);
     }
-    front.into_iter().step_by(16).for_each(Scene::finish);
+    front.into_iter().for_each(Scene::finish);
     made
 }
 
