@@ -2,89 +2,119 @@
 
 //! Arch, host side: the breakpoints and watchpoints of this CPU.
 //!
-//! Source: Arm ARM DDI 0487, D24.3 (DBGBVR, DBGBCR, DBGWVR, DBGWCR, MDSCR_EL1).
+//! Which of them are written when, and what is synchronised, is in `common::hwdebug`; here each operation is one instruction.
 
 use core::arch::asm;
 
 use super::sysreg;
+use crate::common::hwdebug::{
+    self,
+    Bank,
+    Op,
+    Port, //
+};
 
-/// Breakpoints, and watchpoints, that the architecture has room for.
-const MOST: usize = 16;
+pub(crate) use crate::common::hwdebug::{
+    DebugRegs,
+    MDSCR_KDE,
+    MDSCR_MDE,
+    MDSCR_SS, //
+};
 
-/// Values and controls of breakpoints, then of watchpoints.
-pub(crate) type DebugRegs = [[u64; MOST]; 4];
+/// This CPU, as [`crate::common::hwdebug`] sees it.
+///
+/// Whoever makes one answers for the debug exceptions that its use allows, and for the CPU to stay the same.
+struct Cpu(());
 
-/// Defines functions that read and write one of a bank of registers.
-macro_rules! bank {
-    ($read:ident, $write:ident, $prefix:literal, $($number:literal)*) => {
-        /// Zero for a number that the architecture has not.
-        ///
-        /// # Safety
-        ///
-        /// The CPU has the register with this number.
-        unsafe fn $read(number: usize) -> u64 {
-            let value: u64;
-            match number {
-                $(
-                    // SAFETY: By the contract; the read changes nothing.
-                    $number => unsafe {
-                        asm!(
-                            concat!("mrs {}, ", $prefix, $number, "_el1"),
-                            out(reg) value,
-                            options(nostack, preserves_flags)
-                        )
-                    },
-                )*
-                _ => value = 0,
-            }
-            value
+/// Reads the register whose name begins with `$prefix`.
+macro_rules! read_numbered {
+    ($prefix:literal, $number:expr) => {
+        read_numbered!($prefix, $number; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($prefix:literal, $number:expr; $($known:literal)*) => {{
+        let value: u64;
+        match $number {
+            $(
+                // SAFETY: `common::hwdebug` asks for registers that the CPU has, and the read changes nothing.
+                $known => unsafe {
+                    asm!(
+                        concat!("mrs {}, ", $prefix, $known, "_el1"),
+                        out(reg) value,
+                        options(nostack, preserves_flags)
+                    )
+                },
+            )*
+            _ => value = 0,
         }
+        value
+    }};
+}
 
-        /// # Safety
-        ///
-        /// The CPU has the register with this number, and debug exceptions are off or wanted there.
-        unsafe fn $write(number: usize, value: u64) {
-            match number {
-                $(
-                    // SAFETY: By the contract.
-                    $number => unsafe {
-                        asm!(
-                            concat!("msr ", $prefix, $number, "_el1, {}"),
-                            in(reg) value,
-                            options(nostack, preserves_flags)
-                        )
-                    },
-                )*
-                _ => {}
-            }
+/// One instruction with a register and no number.
+macro_rules! with_operand {
+    ($instruction:literal, $operand:expr) => {
+        // SAFETY: Whoever made the `Cpu` wants the debug exceptions that this allows.
+        unsafe { asm!(concat!($instruction, ", {}"), in(reg) $operand, options(nostack, preserves_flags)) }
+    };
+}
+
+/// One instruction with a register, whose name begins with what stands in `$instruction`.
+macro_rules! numbered {
+    ($instruction:literal, $number:expr, $operand:expr) => {
+        numbered!($instruction, $number, $operand; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($instruction:literal, $number:expr, $operand:expr; $($known:literal)*) => {
+        match $number {
+            $(
+                // SAFETY: As for `with_operand`; `common::hwdebug` asks for registers that the CPU has.
+                $known => unsafe {
+                    asm!(
+                        concat!($instruction, $known, "_el1, {}"),
+                        in(reg) $operand,
+                        options(nostack, preserves_flags)
+                    )
+                },
+            )*
+            _ => {}
         }
     };
 }
 
-bank!(read_bvr, write_bvr, "dbgbvr", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-bank!(read_bcr, write_bcr, "dbgbcr", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-bank!(read_wvr, write_wvr, "dbgwvr", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-bank!(read_wcr, write_wcr, "dbgwcr", 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+impl Port for Cpu {
+    #[inline]
+    fn issue(&self, op: Op) {
+        match op {
+            // SAFETY: A barrier is always allowed. No `nomem`: it keeps its place among the accesses to memory.
+            Op::Isb => unsafe { asm!("isb", options(nostack, preserves_flags)) },
+            Op::WriteMdscr(value) => with_operand!("msr mdscr_el1", value),
+            Op::Write(Bank::Bvr, number, value) => numbered!("msr dbgbvr", number, value),
+            Op::Write(Bank::Bcr, number, value) => numbered!("msr dbgbcr", number, value),
+            Op::Write(Bank::Wvr, number, value) => numbered!("msr dbgwvr", number, value),
+            Op::Write(Bank::Wcr, number, value) => numbered!("msr dbgwcr", number, value),
+        }
+    }
 
-/// How many breakpoints and watchpoints this CPU has.
-fn counts() -> (usize, usize) {
-    let dfr0 = sysreg::id_aa64dfr0();
-    let field = |shift: u32| ((dfr0 >> shift) & 0xf) as usize + 1;
-    (field(12), field(20))
+    #[inline]
+    fn read(&self, bank: Bank, number: usize) -> u64 {
+        match bank {
+            Bank::Bvr => read_numbered!("dbgbvr", number),
+            Bank::Bcr => read_numbered!("dbgbcr", number),
+            Bank::Wvr => read_numbered!("dbgwvr", number),
+            Bank::Wcr => read_numbered!("dbgwcr", number),
+        }
+    }
+
+    fn mdscr(&self) -> u64 {
+        sysreg::mdscr_el1()
+    }
+
+    fn id_aa64dfr0(&self) -> u64 {
+        sysreg::id_aa64dfr0()
+    }
 }
 
-/// MDSCR_EL1: SS, KDE, MDE: what makes the CPU take debug exceptions.
-pub(crate) const MDSCR_SS: u64 = 1 << 0;
-/// See [`MDSCR_SS`].
-pub(crate) const MDSCR_KDE: u64 = 1 << 13;
-/// See [`MDSCR_SS`].
-pub(crate) const MDSCR_MDE: u64 = 1 << 15;
-
-/// What the kernel had, while a guest's registers are in the CPU.
-pub(crate) struct HostDebug {
-    registers: DebugRegs,
-    mdscr: u64,
-}
+/// See [`hwdebug::HostDebug`].
+pub(crate) struct HostDebug(hwdebug::HostDebug);
 
 impl HostDebug {
     /// Puts `guest` in the CPU. Debug exceptions of the kernel itself are off until [`Self::restore`].
@@ -94,29 +124,7 @@ impl HostDebug {
     /// The caller stays on this CPU, with interrupts masked, until it restores.
     #[inline(never)]
     pub(crate) unsafe fn replace(guest: &DebugRegs) -> Self {
-        let mdscr = sysreg::mdscr_el1();
-        // SAFETY: Without these bits no register below can have an effect at EL1.
-        unsafe { write_mdscr(mdscr & !(MDSCR_SS | MDSCR_KDE | MDSCR_MDE)) };
-        let mut registers = [[0; MOST]; 4];
-        let [bvr, bcr, wvr, wcr] = &mut registers;
-        let [guest_bvr, guest_bcr, guest_wvr, guest_wcr] = guest;
-        let (breakpoints, watchpoints) = counts();
-        // SAFETY: The CPU has that many, and debug exceptions are off.
-        unsafe {
-            for number in 0..breakpoints.min(MOST) {
-                bvr[number] = read_bvr(number);
-                bcr[number] = read_bcr(number);
-                write_bvr(number, guest_bvr[number]);
-                write_bcr(number, guest_bcr[number]);
-            }
-            for number in 0..watchpoints.min(MOST) {
-                wvr[number] = read_wvr(number);
-                wcr[number] = read_wcr(number);
-                write_wvr(number, guest_wvr[number]);
-                write_wcr(number, guest_wcr[number]);
-            }
-        }
-        Self { registers, mdscr }
+        Self(hwdebug::HostDebug::replace(&Cpu(()), guest))
     }
 
     /// Undoes [`Self::replace`].
@@ -126,36 +134,6 @@ impl HostDebug {
     /// On the same CPU, with interrupts masked ever since, and with the kernel's own EL1 registers in the CPU.
     #[inline(never)]
     pub(crate) unsafe fn restore(self) {
-        let [bvr, bcr, wvr, wcr] = &self.registers;
-        let (breakpoints, watchpoints) = counts();
-        // SAFETY: As above; at the end everything is as the kernel had it.
-        unsafe {
-            for number in 0..breakpoints.min(MOST) {
-                write_bvr(number, bvr[number]);
-                write_bcr(number, bcr[number]);
-            }
-            for number in 0..watchpoints.min(MOST) {
-                write_wvr(number, wvr[number]);
-                write_wcr(number, wcr[number]);
-            }
-            write_mdscr(self.mdscr);
-        }
+        self.0.restore(&Cpu(()));
     }
-}
-
-/// # Safety
-///
-/// The debug exceptions that this allows are wanted.
-unsafe fn write_mdscr(value: u64) {
-    // SAFETY: By the contract. ISB before: the registers that were written are in place when exceptions are allowed; after:
-    // they are off before any is written.
-    unsafe {
-        asm!(
-            "isb",
-            "msr mdscr_el1, {}",
-            "isb",
-            in(reg) value,
-            options(nostack, preserves_flags)
-        )
-    };
 }

@@ -15,6 +15,7 @@ pub mod bhb;
 pub mod demand;
 pub mod exception;
 pub mod guest;
+pub mod hwdebug;
 pub mod idreg;
 pub mod invalidation;
 pub mod layout;

@@ -53,7 +53,7 @@ impl<'a> Cpu<'a> {
     /// MSR. Old and new value are both in effect until the next context synchronization event.
     pub fn msr(&mut self, reg: Reg, value: u64) -> Checked<()> {
         self.record(Event::Msr(reg, value));
-        if self.el() != El::Hyp && reg != Reg::SpEl0 {
+        if self.el() != El::Hyp && !reg.is_of_el1() {
             let detail = format!("msr {reg:?} at {:?}", self.el());
             return self.system.broken(Rule::WrongLevel, self.number, detail);
         }
@@ -62,6 +62,7 @@ impl<'a> Cpu<'a> {
             return self.system.broken(Rule::Unsupported, self.number, detail);
         }
         self.lower_before_msr(reg, value)?;
+        self.debug_before_msr(reg, value)?;
         let state = &mut self.system.cpus[self.number];
         let old = state.regs.insert(reg, value).unwrap_or(0);
         if !reg.needs_sync() {

@@ -16,6 +16,10 @@ use std::{
 };
 
 use super::{
+    hwdebug::{
+        ID_AA64DFR0_EL1,
+        MDSCR_EL1, //
+    },
     inject::Injector,
     types::{
         Domain,
@@ -35,6 +39,7 @@ use crate::common::{
         Granule,
         PhysAddr, //
     },
+    hwdebug,
     pgtable::{
         tlb::{
             self,
@@ -190,6 +195,17 @@ pub fn instruction(op: Op) -> Instruction {
     }
 }
 
+/// The same for the host's breakpoints and watchpoints.
+pub fn debug_instruction(op: hwdebug::Op) -> Instruction {
+    match op {
+        hwdebug::Op::Isb => Instruction::Isb,
+        hwdebug::Op::WriteMdscr(value) => Instruction::Msr(MDSCR_EL1, value),
+        hwdebug::Op::Write(bank, number, value) => {
+            Instruction::Msr(Reg::Debug(bank, number), value)
+        }
+    }
+}
+
 /// A CPU as [`TlbPort`], with an [`Injector`] between.
 #[derive(Clone)]
 pub struct Port {
@@ -205,6 +221,10 @@ impl Port {
             injector: injector.clone(),
             ..self
         }
+    }
+
+    fn mrs(&self, reg: Reg) -> u64 {
+        self.machine.with(|system| system.cpu(self.cpu).mrs(reg))
     }
 }
 
@@ -233,6 +253,28 @@ impl upkeep::Port for Port {
         for instruction in self.injector.pass(instruction, from) {
             self.machine.execute(self.cpu, instruction);
         }
+    }
+}
+
+impl hwdebug::Port for Port {
+    #[track_caller]
+    fn issue(&self, op: hwdebug::Op) {
+        let from = Location::caller();
+        for instruction in self.injector.pass(debug_instruction(op), from) {
+            self.machine.execute(self.cpu, instruction);
+        }
+    }
+
+    fn read(&self, bank: hwdebug::Bank, number: usize) -> u64 {
+        self.mrs(Reg::Debug(bank, number))
+    }
+
+    fn mdscr(&self) -> u64 {
+        self.mrs(MDSCR_EL1)
+    }
+
+    fn id_aa64dfr0(&self) -> u64 {
+        self.mrs(ID_AA64DFR0_EL1)
     }
 }
 

@@ -28,6 +28,7 @@ mod checks;
 mod cpu;
 mod descriptor;
 mod ghost;
+mod hwdebug;
 mod inject;
 mod lower;
 mod machine;
@@ -52,6 +53,10 @@ use std::collections::{
 
 pub use cpu::Cpu;
 pub use descriptor::Stage;
+pub use hwdebug::{
+    ID_AA64DFR0_EL1,
+    MDSCR_EL1, //
+};
 pub use inject::{
     Fault,
     Injector,
@@ -66,6 +71,7 @@ pub use lower::{
     TTBR1_EL1, //
 };
 pub use machine::{
+    debug_instruction,
     instruction,
     Machine,
     Port,

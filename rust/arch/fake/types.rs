@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use crate::common::hwdebug::Bank;
+
 /// A set of CPUs, one bit each.
 pub type CpuMask = u64;
 
@@ -55,6 +57,8 @@ pub enum Reg {
     HpfarEl2,
     /// TPIDR_EL2.
     TpidrEl2,
+    /// DBGBVR, DBGBCR, DBGWVR or DBGWCR, with its number.
+    Debug(Bank, usize),
     /// Any other one, by name.
     Other(&'static str),
     /// Not of the architecture: something of the model's that a context synchronization event does not touch.
@@ -75,8 +79,29 @@ impl Reg {
                 | Self::VttbrEl2
                 | Self::VtcrEl2
                 | Self::TcrEl1
+                | Self::Debug(..)
                 | Self::Other(_)
         )
+    }
+
+    /// Whether EL1 can write it.
+    pub fn is_of_el1(self) -> bool {
+        matches!(
+            self,
+            Self::SpEl0 | Self::Debug(..) | Self::Other("MDSCR_EL1")
+        )
+    }
+
+    /// The name as an assembler takes it; of a register with a number, up to that.
+    fn name(self) -> String {
+        match self {
+            Self::Debug(bank, _) => format!("dbg{bank:?}").to_lowercase(),
+            Self::Other(name) => name.to_lowercase(),
+            other => {
+                let name = format!("{other:?}").to_lowercase();
+                name.replace("el", "_el")
+            }
+        }
     }
 }
 
@@ -235,10 +260,16 @@ impl Instruction {
             }
             Self::DcCivac(_) => "dc civac".into(),
             Self::IcIalluis => "ic ialluis".into(),
-            Self::Msr(reg, _) => {
-                let name = format!("{reg:?}").to_lowercase();
-                format!("msr {}", name.replace("el", "_el"))
-            }
+            Self::Msr(Reg::Debug(_, number), _) => format!("{}{number}_el1", self.stem()),
+            Self::Msr(..) => self.stem(),
+        }
+    }
+
+    /// The name as `rust/arch` has it: of registers with a number, which are one line there, without that.
+    pub fn stem(self) -> String {
+        match self {
+            Self::Msr(reg, _) => format!("msr {}", reg.name()),
+            other => other.name(),
         }
     }
 }

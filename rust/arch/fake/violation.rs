@@ -52,12 +52,14 @@ pub enum Rule {
     MixedVmid,
     /// The host runs under a guest's VMID.
     WrongVmid,
-    /// The host does not find a register as it was.
+    /// The host, or a guest, does not find a register as it was.
     LostRegister,
     /// An SError of one owner can come to another, or to EL2.
     Serror,
     /// An interrupt is not taken for sure where it should be.
     Interrupt,
+    /// A debug exception of the kernel's can be taken with a guest's breakpoints, or with half of its own.
+    DebugException,
     /// Branches are predicted by what a guest has taught.
     Predictor,
     /// Samples or trace data are lost, or written with the wrong tables.

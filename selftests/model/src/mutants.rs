@@ -5,7 +5,7 @@
 //! - In the linked image these are all barriers (ESB and its like are among them), TLBI, IC, DC, AT and MSR of the idmap page,
 //!   of the vectors, of the switch to guests and of EL2's translation of an address, one at a time replaced by NOP, and then by
 //!   what is easily mistaken for it.
-//! - In the sequences of the walker, and in the host's own, it is each instruction that they issue, and each one that
+//! - In the sequences of the walker, and in the host's own (caches, breakpoints), it is each instruction that they issue, and each one that
 //!   `rust/arch` makes of it, left out or weakened while they are in use (`fake::sequences`).
 //! - Of what the host does before the first CPU is at EL2 with us, it is each step.
 //! - An instruction of `rust/arch` that none of these runs has issued is nobody's, and counts as a survivor.
@@ -250,7 +250,7 @@ fn of_sequence(mutant: sequences::Mutant) -> Mutant {
         (true, Some(argument)) => Verdict::Argued(argument),
         (true, None) => Verdict::Survived,
     };
-    let is_port = [sequences::PORT, sequences::HOST_PORT].contains(&&*mutant.line);
+    let is_port = sequences::PORTS.contains(&&*mutant.line);
     let (place, line) = if is_port {
         let name = mutant.text.split(" ->").next().unwrap_or_default();
         let place = sources::find(&mutant.line, "issue", name);

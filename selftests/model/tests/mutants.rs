@@ -42,8 +42,10 @@ fn mutants_come_from_everywhere() {
         "asm/frame.S",
         "asm/guest.S",
         "asm/guest_extra.S",
+        "rust/arch/debug.rs",
         "rust/arch/el1.rs",
         "rust/arch/el2.rs",
+        "rust/common/hwdebug.rs",
         "rust/common/pgtable/tlb.rs",
         "rust/common/upkeep.rs",
     ] {

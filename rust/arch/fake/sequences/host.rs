@@ -2,15 +2,18 @@
 
 //! The host's own sequences (`common::upkeep`), each in a scene that needs all of it.
 
-use super::super::{
-    Checked,
-    El,
-    Injector,
-    Machine,
-    Port,
-    Reg,
-    Rule,
-    System, //
+use super::{
+    super::{
+        Checked,
+        El,
+        Injector,
+        Machine,
+        Port,
+        Reg,
+        Rule,
+        System, //
+    },
+    HOST_PORT,
 };
 use crate::common::{
     addr::Granule,
@@ -29,7 +32,9 @@ use crate::common::{
 pub(super) struct Act {
     /// The sequence.
     pub(super) name: &'static str,
-    play: fn(&Machine, &Injector) -> Checked<()>,
+    /// What turns it into instructions.
+    pub(super) port: &'static str,
+    pub(super) play: fn(&Machine, &Injector) -> Checked<()>,
 }
 
 impl Act {
@@ -50,30 +55,37 @@ impl Act {
 pub(super) const ACTS: [Act; 7] = [
     Act {
         name: "clean_to_poc",
+        port: HOST_PORT,
         play: |machine, injector| caches_off(machine, injector, false),
     },
     Act {
         name: "clean_to_poc",
+        port: HOST_PORT,
         play: |machine, injector| caches_off(machine, injector, true),
     },
     Act {
         name: "publish_tables",
+        port: HOST_PORT,
         play: published,
     },
     Act {
         name: "order_stores",
+        port: HOST_PORT,
         play: |machine, injector| unmap_and_enter(machine, injector, 0),
     },
     Act {
         name: "order_stores",
+        port: HOST_PORT,
         play: |machine, injector| unmap_and_enter(machine, injector, 1),
     },
     Act {
         name: "invalidate_icache",
+        port: HOST_PORT,
         play: new_text,
     },
     Act {
         name: "take_interrupts",
+        port: HOST_PORT,
         play: interrupted,
     },
 ];

@@ -7,6 +7,7 @@
 //! makes one instruction of each operation, so the same runs tell whether that one is needed. An instruction that nobody
 //! misses is argued for in a comment directly above it which says "no mutant dies here".
 
+mod debug;
 pub mod expect;
 mod host;
 pub mod scene;
@@ -44,11 +45,16 @@ use subject::{
 };
 
 /// The sequences.
-const SOURCES: [&str; 2] = [
+const SOURCES: [&str; 3] = [
     include_str!("../../../common/pgtable/tlb.rs"),
     include_str!("../../../common/upkeep.rs"),
+    include_str!("../../../common/hwdebug.rs"),
 ];
-const FILES: [&str; 2] = ["rust/common/pgtable/tlb.rs", "rust/common/upkeep.rs"];
+const FILES: [&str; 3] = [
+    "rust/common/pgtable/tlb.rs",
+    "rust/common/upkeep.rs",
+    "rust/common/hwdebug.rs",
+];
 /// Words of a comment that argues for an instruction.
 const ARGUMENT: &str = "no mutant dies here";
 
@@ -61,7 +67,7 @@ const BLOCK: u64 = 512;
 pub struct Mutant {
     /// The sequences that issue it.
     pub place: String,
-    /// File and line that issue it, or [`PORT`] or [`HOST_PORT`] for an instruction in all places at once.
+    /// File and line that issue it, or one of [`PORTS`] for an instruction in all places at once.
     pub line: String,
     /// The instruction, and what takes its place if anything does.
     pub text: String,
@@ -215,16 +221,23 @@ type Found = BTreeMap<Key, Known>;
 pub const PORT: &str = "rust/arch/el2.rs";
 /// The same, at EL1.
 pub const HOST_PORT: &str = "rust/arch/el1.rs";
+/// The same, for debug registers.
+pub const DEBUG_PORT: &str = "rust/arch/debug.rs";
+/// All of them.
+pub const PORTS: [&str; 3] = [PORT, HOST_PORT, DEBUG_PORT];
 
 /// What names the mutants of one site: by its place, and by its instruction for all places.
 fn keys(site: &Site, port: &str, fault: Fault) -> [Key; 2] {
-    let key = |line: &str, round| Key {
+    let key = |line: &str, name, round| Key {
         line: line.into(),
-        name: site.instruction.name(),
+        name,
         round,
         fault,
     };
-    [key(&site.line, site.round), key(port, 0)]
+    [
+        key(&site.line, site.instruction.name(), site.round),
+        key(port, site.instruction.stem(), 0),
+    ]
 }
 
 fn run<F: Subject>(circumstances: Circumstances, found: &mut Found) {
@@ -262,7 +275,7 @@ fn run<F: Subject>(circumstances: Circumstances, found: &mut Found) {
 
 /// The same for the host's own sequences.
 fn run_host(found: &mut Found) {
-    for act in host::ACTS {
+    for act in host::ACTS.into_iter().chain(debug::ACTS) {
         let injector = Injector::recording();
         let broken = act.play(&injector);
         assert_eq!(broken, None, "{} breaks a rule by itself", act.name);
@@ -270,7 +283,7 @@ fn run_host(found: &mut Found) {
         for (number, site) in injector.sites().iter().enumerate() {
             let possible = |fault: &Fault| fault.apply(site.instruction).is_some();
             for fault in Fault::ALL.into_iter().filter(possible) {
-                for key in keys(site, HOST_PORT, fault) {
+                for key in keys(site, act.port, fault) {
                     places.entry(key).or_default().insert(number);
                 }
             }

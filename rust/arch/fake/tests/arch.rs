@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The model executes what `rust/arch/el2.rs` executes.
+//! The model executes what `rust/arch/el2.rs` and `rust/arch/debug.rs` execute.
 
-use super::super::instruction;
-use crate::common::pgtable::tlb::{
-    Op,
-    Tlbi, //
+use super::super::{
+    debug_instruction,
+    instruction, //
+};
+use crate::common::{
+    hwdebug::{
+        self,
+        Bank, //
+    },
+    pgtable::tlb::{
+        Op,
+        Tlbi, //
+    },
 };
 
 const EL2: &str = include_str!("../../el2.rs");
+const DEBUG: &str = include_str!("../../debug.rs");
 
 const OPS: [Op; 14] = [
     Op::DsbIshst,
@@ -38,12 +48,16 @@ fn variant(op: Op) -> String {
 
 /// The instruction that `source` has in the arm for `op`.
 fn issued(source: &str, op: Op) -> Option<&str> {
-    let variant = variant(op);
+    arm(source, &variant(op))
+}
+
+/// The instruction in the arm whose pattern begins with `variant`.
+fn arm<'a>(source: &'a str, variant: &str) -> Option<&'a str> {
     source.lines().find_map(|line| {
-        let rest = line.trim().strip_prefix(&variant)?;
+        let rest = line.trim().strip_prefix(variant)?;
         // The whole name, not the start of another one.
         let (pattern, code) = rest.split_once("=>")?;
-        pattern.starts_with(['(', ')', ' ']).then_some(())?;
+        pattern.starts_with(['(', ')', ' ', ',']).then_some(())?;
         code.split('"').nth(1)
     })
 }
@@ -57,6 +71,30 @@ fn arch_each_operation_is_the_instruction_of_the_model() {
     // None is left out above.
     let arms = EL2.lines().filter(|line| line.trim().starts_with("Op::"));
     assert_eq!(arms.count(), OPS.len());
+}
+
+#[test]
+fn arch_each_operation_on_debug_registers_is_the_instruction_of_the_model() {
+    let write = |bank| {
+        let op = hwdebug::Op::Write(bank, 0, 0);
+        (format!("Op::Write(Bank::{bank:?}"), op)
+    };
+    let others = [
+        ("Op::Isb".to_owned(), hwdebug::Op::Isb),
+        ("Op::WriteMdscr".to_owned(), hwdebug::Op::WriteMdscr(0)),
+    ];
+    let ops: Vec<_> = others.into_iter().chain(Bank::ALL.map(write)).collect();
+    for (pattern, op) in &ops {
+        let stem = debug_instruction(*op).stem();
+        assert_eq!(arm(DEBUG, pattern), Some(stem.as_str()), "{op:?}");
+    }
+    // None is left out above.
+    let arms = DEBUG.lines().filter(|line| line.trim().starts_with("Op::"));
+    assert_eq!(arms.count(), ops.len());
+    // And the macro puts the number where the assembler wants it.
+    let third = debug_instruction(hwdebug::Op::Write(Bank::Wcr, 3, 0));
+    assert_eq!(third.name(), "msr dbgwcr3_el1");
+    assert!(DEBUG.contains("concat!($instruction, $known, \"_el1, {}\")"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod arch;
 mod caches;
 mod concurrent;
 mod exhaustive;
+mod hwdebug;
 mod mutants;
 mod permissions;
 mod random;
