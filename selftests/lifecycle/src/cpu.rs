@@ -47,7 +47,7 @@ pub(crate) fn trouble(answer: u8) -> Result<(), Trouble> {
 /// The CPU takes an exception at EL2, if one may still come.
 fn take_fault(world: &mut World, cpu: usize) -> Option<u8> {
     world.faults = world.faults.checked_sub(1)?;
-    world.cpus[cpu].el2 = El2::Stub;
+    world.cpus[cpu].give_up();
     Some(FAULT)
 }
 
@@ -169,7 +169,10 @@ impl Here for Replay<'_> {
                 world.break_rule(Rule::ImageIsClean);
             }
             match choice {
-                0 => Some(WELL),
+                0 => {
+                    world.cpus[cpu].kept = self.mutant != Mutant::NoKeeping;
+                    Some(WELL)
+                }
                 1 => refuse(world, cpu),
                 _ => None,
             }
@@ -214,7 +217,7 @@ impl Here for Replay<'_> {
                 }
             }),
             0 => {
-                world.cpus[cpu].el2 = El2::Stub;
+                world.cpus[cpu].give_up();
                 world.cpus[cpu].booked -= 1;
                 if self.mutant == Mutant::TakenTwice {
                     world.cpus[cpu].state = State::Stub;
@@ -278,7 +281,7 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
             let answer = replay.choose(|world, choice| match (what, choice) {
                 _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then_some(GONE),
                 (Section::Provoke, 0) => {
-                    world.cpus[cpu].el2 = El2::Stub;
+                    world.cpus[cpu].give_up();
                     Some(FAULT)
                 }
                 (Section::Call, 0) => Some(WELL),

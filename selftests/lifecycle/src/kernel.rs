@@ -24,7 +24,6 @@ use crate::{
     mutant::Mutant,
     replay::Replay,
     world::{
-        El2,
         Memory,
         Op,
         Rule,
@@ -425,14 +424,13 @@ fn shut_down(replay: &Replay<'_>, kexec: bool) {
     }
     replay.unlock();
     // machine_kexec: SOFT_RESTART on the last CPU, whoever owns its EL2.
-    let mute = replay.mutant == Mutant::MuteVectors;
     replay.wait(
         |world| world.cpus[0].running.is_none() && !world.cpus[0].napping,
         |world| {
-            if world.crash(0, mute) == El2::Ours {
+            if !world.leads_home(0) {
                 world.break_rule(Rule::NoneInHypAfterShutdown);
             }
-            world.cpus[0].el2 = El2::Stub;
+            world.cpus[0].give_up();
             world.ended = true;
         },
     );

@@ -12,6 +12,12 @@
 //!
 //! Memory is sequentially consistent here. In the module what is shared is one word of flags, raised with a full barrier, and a
 //! mark that is released after the work that it stands for.
+//!
+//! An assumption: our EL2 answers the stub's calls, from the moment that it is there on, by the way back. That is code of the EL2
+//! image: `selftests/model` plays it, and the VM runs `kdump-…` crash on it. What is asked here of a crash at any moment is
+//! whether that way leads home: the memory is still there, what is read with the MMU off is clean, and the registers that it
+//! ends with were read on this CPU since its EL2 last became the stub's. All of that is for `rust/common/lifecycle` to see to.
+//! An EL2 that has been asked to reset itself, and has not, is left out: nobody gets it back.
 
 pub mod cpu;
 pub mod kernel;

@@ -9,8 +9,8 @@ pub enum Mutant {
     None,
     /// Unloading does not take the CPUs down before the memory is freed.
     FreeWhileUp,
-    /// EL2 does not answer the stub's calls, as pKVM does not.
-    MuteVectors,
+    /// A CPU is taken by what was kept of its registers the first time.
+    NoKeeping,
     /// An IPI to all leaves the last CPU out.
     SkipLast,
     /// Shutdown does not close the gate.

@@ -145,6 +145,8 @@ pub struct Cpu {
     pub gone: bool,
     /// Its EL2 did not let itself be reset: it goes on in our memory, which must stay.
     pub stuck: bool,
+    /// What a reset puts back was read on this CPU, since its EL2 last became the stub's.
+    pub kept: bool,
     /// It runs a guest.
     pub guest: bool,
     /// The section that it is in.
@@ -161,8 +163,14 @@ impl Cpu {
 
     /// A stub call gives it back.
     pub fn give_back(&mut self) {
-        self.el2 = El2::Stub;
+        self.give_up();
         self.gone = true;
+    }
+
+    /// Its EL2 is the stub's again. What was kept has done its duty: the kernel may have the stub do as it likes now.
+    pub fn give_up(&mut self) {
+        self.el2 = El2::Stub;
+        self.kept = false;
     }
 
     /// Counts that a stub call has given it back.
@@ -325,6 +333,7 @@ impl World {
                     booked: i8::from(loaded),
                     gone: false,
                     stuck: false,
+                    kept: loaded,
                     guest: false,
                     running: None,
                     posted: [None; 5],
@@ -359,7 +368,7 @@ impl World {
     /// The same with `cpu` offline.
     pub fn without(mut self, cpu: usize) -> Self {
         self.cpus[cpu].online = false;
-        self.cpus[cpu].el2 = El2::Stub;
+        self.cpus[cpu].give_up();
         self.cpus[cpu].state = State::Stub;
         self.cpus[cpu].booked = 0;
         self
@@ -375,7 +384,7 @@ impl World {
         if self.cpus[cpu].is_up() {
             self.break_rule(Rule::NoneLostInHyp);
         }
-        self.cpus[cpu].el2 = El2::Stub;
+        self.cpus[cpu].give_up();
         self.cpus[cpu].stuck = false;
     }
 
@@ -408,12 +417,15 @@ impl World {
         }
     }
 
-    /// The state that a panic on `cpu` leaves its EL2 in when the crash kernel asks for it by SOFT_RESTART.
-    pub fn crash(&self, cpu: usize, mute: bool) -> El2 {
-        match (self.cpus[cpu].el2, self.memory) {
-            (El2::Stub, _) => El2::Stub,
-            (El2::Ours, Memory::Live | Memory::Abandoned) if !mute => El2::Stub,
-            (El2::Ours, _) => El2::Ours,
-        }
+    /// Whether a panic now leaves `cpu` to the crash kernel with the stub as it was, when it is asked for by SOFT_RESTART.
+    ///
+    /// Our EL2 answers by the way back, which needs its memory, reads it with the MMU off, and ends with the registers that
+    /// were kept. That it answers at all is not asked here (see the crate). An EL2 that has not let itself be reset before
+    /// lets nobody have it.
+    pub fn leads_home(&self, cpu: usize) -> bool {
+        let Cpu {
+            el2, stuck, kept, ..
+        } = self.cpus[cpu];
+        el2 == El2::Stub || stuck || kept && self.clean && self.memory != Memory::Free
     }
 }
