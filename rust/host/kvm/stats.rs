@@ -168,8 +168,9 @@ static OPERATIONS: Operations = Operations(bindings::file_operations {
 ///
 /// `ENOMEM`, `EMFILE`.
 pub(super) fn vm_file(vm: Arc<Vm>) -> Result<c_int> {
-    inject::step("the names of the statistics of a VM")?;
+    inject::step("the name of the file with the statistics of a VM")?;
     let name = CString::try_from_fmt(fmt!("kvm-vm-stats"))?;
+    inject::step("the name of a VM in its statistics")?;
     let id = CString::try_from_fmt(fmt!("kvm-{}", kernel::current!().pid()))?;
     new_file(&name, &id, Subject::Vm(vm))
 }
@@ -181,8 +182,9 @@ pub(super) fn vm_file(vm: Arc<Vm>) -> Result<c_int> {
 /// As [`vm_file`].
 pub(crate) fn vcpu_file(vm: Arc<Vm>, vcpu: Arc<Vcpu>) -> Result<c_int> {
     let number = vcpu.id();
-    inject::step("the names of the statistics of a vCPU")?;
+    inject::step("the name of the file with the statistics of a vCPU")?;
     let name = CString::try_from_fmt(fmt!("kvm-vcpu-stats:{number}"))?;
+    inject::step("the name of a vCPU in its statistics")?;
     let id = CString::try_from_fmt(fmt!("kvm-{}/vcpu-{number}", kernel::current!().pid()))?;
     new_file(&name, &id, Subject::Vcpu { vcpu, _vm: vm })
 }
@@ -191,22 +193,24 @@ fn new_file(name: &CStr, id: &CStr, subject: Subject) -> Result<c_int> {
     let head = head(id, subject.names())?;
     let stats = Stats { subject, head };
     let stats = KBox::new(stats, inject::account("the statistics of a file")?)?;
-    inject::step("the file with the statistics")?;
+    inject::step("the number of the file with the statistics")?;
     // SAFETY: Nothing is passed but flags.
     let fd = unsafe { bindings::get_unused_fd_flags(bindings::O_CLOEXEC) };
     if fd < 0 {
         return Err(Error::from_errno(fd));
     }
     let stats = KBox::into_raw(stats);
-    // SAFETY: The name is copied, the operations live as long as the module, which the file keeps loaded.
-    let file = from_err_ptr(unsafe {
-        bindings::anon_inode_getfile_fmode(
-            name.as_char_ptr(),
-            &OPERATIONS.0,
-            stats.cast(),
-            bindings::O_RDONLY as c_int,
-            FMODE_PREAD,
-        )
+    let file = inject::step("the file with the statistics").and_then(|()| {
+        // SAFETY: The name is copied, the operations live as long as the module, which the file keeps loaded.
+        from_err_ptr(unsafe {
+            bindings::anon_inode_getfile_fmode(
+                name.as_char_ptr(),
+                &OPERATIONS.0,
+                stats.cast(),
+                bindings::O_RDONLY as c_int,
+                FMODE_PREAD,
+            )
+        })
     });
     match file {
         Ok(file) => {
