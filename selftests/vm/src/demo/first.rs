@@ -32,7 +32,8 @@ use crate::{
         debugfs::{
             self,
             hypercall,
-            Caller, //
+            Caller,
+            PAR_F, //
         },
         fault,
         kmsg::{
@@ -48,8 +49,6 @@ use crate::{
     tests::equal_images,
 };
 
-/// PAR_EL1.F: a translation has failed.
-const PAR_F: u64 = 1;
 /// Round trips that are timed.
 const TRIPS: u32 = 1000;
 

@@ -32,6 +32,9 @@ const DIR: &str = "/sys/kernel/debug/eltwo";
 /// Every file that the module makes, with its defaults.
 pub const FILES: [&str; 6] = ["cpus", "pool", "tables", "regs", "hypercall", "log"];
 
+/// PAR_EL1.F, in the answer to `at`: the translation has failed.
+pub const PAR_F: u64 = 1;
+
 /// Reads one file whole.
 pub fn read(file: &str) -> Result<String> {
     fs::read_to_string(format!("{DIR}/{file}")).with_context(|| format!("debugfs eltwo/{file}"))
@@ -374,6 +377,14 @@ impl Answer {
             self.status
         );
         Ok(self.x)
+    }
+
+    /// The PA in the answer to `at`; nothing where the translation faults.
+    pub fn translation(&self) -> Result<Option<u64>> {
+        /// PAR_EL1.PA.
+        const PAR_PA: u64 = 0x000f_ffff_ffff_f000;
+        let par = self.ok()?[0];
+        Ok((par & PAR_F == 0).then_some(par & PAR_PA))
     }
 
     /// Fails unless the status is `wanted`.

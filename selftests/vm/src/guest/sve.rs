@@ -99,10 +99,10 @@ impl Wait {
     }
 
     /// It makes one `ioctl` with the argument 0.
-    pub fn in_ioctl(fd: RawFd, request: u64) -> Self {
+    pub fn in_ioctl(fd: RawFd, request: u32) -> Self {
         Self {
             fd: fd as u64,
-            request,
+            request: request.into(),
             ..Self::until_told()
         }
     }

@@ -21,6 +21,7 @@ use kvm_ioctls::{
 };
 
 use super::{
+    calls,
     image,
     ram::Ram,
     raw,
@@ -110,6 +111,15 @@ impl Machine {
         Ok(raw::errno(unsafe {
             self.vm.set_user_memory_region(region)
         })?)
+    }
+
+    /// Sets line `line` (0 for IRQ, 1 for FIQ) of the vCPU `id`.
+    pub fn set_line(&self, id: u32, line: u32, level: bool) -> Result<()> {
+        let words = [(id << 16) | line, u32::from(level)];
+        // SAFETY: The call reads 8 bytes, which live until it is over.
+        unsafe { raw::ioctl(&self.vm, calls::IRQ_LINE, words.as_ptr() as u64) }
+            .context("KVM_IRQ_LINE")?;
+        Ok(())
     }
 
     /// The target of this host, with the feature PSCI 0.2 and newer.

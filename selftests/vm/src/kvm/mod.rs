@@ -2,6 +2,7 @@
 
 //! Guests for the tests: machines on `/dev/kvm` through the crate `kvm-ioctls`, and what runs in them.
 
+pub mod calls;
 pub mod compute;
 pub mod faults;
 pub mod fleet;

@@ -18,10 +18,10 @@ use anyhow::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::raw;
-
-/// `KVM_GET_STATS_FD`: `_IO(KVMIO, 0xce)`.
-pub const GET_STATS_FD: u32 = 0xaece;
+use super::{
+    calls,
+    raw, //
+};
 
 /// Bytes of a descriptor before its name.
 const DESCRIPTOR: usize = 16;
@@ -34,7 +34,7 @@ fn u32_at(bytes: &[u8], offset: usize) -> Result<usize> {
 /// The counter `name` of the vCPU, if it has one. It must be a single number.
 pub fn counter(vcpu: &VcpuFd, name: &str) -> Result<Option<u64>> {
     // SAFETY: The call has no argument.
-    let fd = unsafe { raw::ioctl(vcpu, GET_STATS_FD, 0) }.context("KVM_GET_STATS_FD")?;
+    let fd = unsafe { raw::ioctl(vcpu, calls::GET_STATS_FD, 0) }.context("KVM_GET_STATS_FD")?;
     // SAFETY: The kernel has just made this file for us.
     let file = unsafe { File::from_raw_fd(fd) };
     let mut header = [0; 24];

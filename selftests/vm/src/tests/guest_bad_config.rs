@@ -35,17 +35,13 @@ use super::guest_bad_input::{
     EINVAL,
     ENOENT,
     ENXIO,
-    GET_DEVICE_ATTR,
-    HAS_DEVICE_ATTR,
-    IOEVENTFD,
     NOWHERE,
-    OK,
-    REGION,
-    SET_DEVICE_ATTR, //
+    OK, //
 };
 use crate::{
     ktap::Test,
     kvm::{
+        calls::*,
         host,
         image::Program,
         machine::{
@@ -58,14 +54,6 @@ use crate::{
         },
     },
 };
-
-const IRQ_LINE: u32 = 0x4008_ae61;
-const REGISTER_COALESCED_MMIO: u32 = 0x4010_ae67;
-const UNREGISTER_COALESCED_MMIO: u32 = 0x4010_ae68;
-const SET_DEVICE_ADDR: u32 = 0x4010_aeab;
-const SET_COUNTER_OFFSET: u32 = 0x4010_aeb5;
-const GET_REG_WRITABLE_MASKS: u32 = 0x8040_aeb6;
-const CREATE_DEVICE: u32 = 0xc00c_aee0;
 
 const EBADF: Answer = Err(Errno::EBADF);
 const EBUSY: Answer = Err(Errno::EBUSY);
@@ -312,10 +300,10 @@ fn readonly_log(kvm: &Kvm) -> Result<()> {
     check(
         machine.vm.as_raw_fd(),
         rows! {
-            "new" => REGION, region(1, both, EXTRA, bytes, address), OK;
-            "no log any more" => REGION, region(1, KVM_MEM_READONLY, EXTRA, bytes, address), OK;
-            "a log again" => REGION, region(1, both, EXTRA, bytes, address), OK;
-            "writable" => REGION, region(1, KVM_MEM_LOG_DIRTY_PAGES, EXTRA, bytes, address), EINVAL;
+            "new" => SET_USER_MEMORY_REGION, region(1, both, EXTRA, bytes, address), OK;
+            "no log any more" => SET_USER_MEMORY_REGION, region(1, KVM_MEM_READONLY, EXTRA, bytes, address), OK;
+            "a log again" => SET_USER_MEMORY_REGION, region(1, both, EXTRA, bytes, address), OK;
+            "writable" => SET_USER_MEMORY_REGION, region(1, KVM_MEM_LOG_DIRTY_PAGES, EXTRA, bytes, address), EINVAL;
         },
     )?;
     let log = machine

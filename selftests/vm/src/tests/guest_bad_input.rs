@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use crate::{
     ktap::Test,
     kvm::{
+        calls::*,
         host,
         image::Program,
         machine::{
@@ -40,34 +41,7 @@ use crate::{
     },
 };
 
-const GET_API_VERSION: u32 = 0xae00;
-const CREATE_VM: u32 = 0xae01;
-const GET_VCPU_MMAP_SIZE: u32 = 0xae04;
-const CREATE_VCPU: u32 = 0xae41;
-const GET_DIRTY_LOG: u32 = 0x4010_ae42;
-const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
-pub(super) const REGION: u32 = 0x4020_ae46;
-const REGION2: u32 = 0x40a0_ae49;
-const COALESCED_MMIO: u32 = 0x4010_ae67;
-pub(super) const IOEVENTFD: u32 = 0x4040_ae79;
-const RUN: u32 = 0xae80;
-const SET_SIGNAL_MASK: u32 = 0x4004_ae8b;
-const GET_MP_STATE: u32 = 0x8004_ae98;
-const SET_MP_STATE: u32 = 0x4004_ae99;
-const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
-const SET_VCPU_EVENTS: u32 = 0x4040_aea0;
-const ENABLE_CAP: u32 = 0x4068_aea3;
-const GET_ONE_REG: u32 = 0x4010_aeab;
-const SET_ONE_REG: u32 = 0x4010_aeac;
-const ARM_VCPU_INIT: u32 = 0x4020_aeae;
-const ARM_PREFERRED_TARGET: u32 = 0x8020_aeaf;
-const GET_REG_LIST: u32 = 0xc008_aeb0;
-pub(super) const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
-pub(super) const GET_DEVICE_ATTR: u32 = 0x4018_aee2;
-pub(super) const HAS_DEVICE_ATTR: u32 = 0x4018_aee3;
-/// A call of the KVM type that no KVM has.
-const UNKNOWN: u32 = 0xaeff;
-/// A call of another type.
+/// A call that is not of the KVM type.
 const FOREIGN: u32 = 0x5401;
 
 /// An address where no process has anything.
@@ -178,8 +152,8 @@ fn vm(kvm: &Kvm) -> Result<()> {
             "unknown capability" => ENABLE_CAP, Words(vec![0xffff]), EINVAL;
             "capability with flags" => ENABLE_CAP, Words(vec![(1 << 32) | 168]), EINVAL;
             "manual protect, unknown mode" => ENABLE_CAP, Words(vec![168, 4]), EINVAL;
-            "zone from nowhere" => COALESCED_MMIO, Number(NOWHERE), EFAULT;
-            "zone of ports" => COALESCED_MMIO, Words(vec![0, 2 << 32]), EINVAL;
+            "zone from nowhere" => REGISTER_COALESCED_MMIO, Number(NOWHERE), EFAULT;
+            "zone of ports" => REGISTER_COALESCED_MMIO, Words(vec![0, 2 << 32]), EINVAL;
             "ioeventfd from nowhere" => IOEVENTFD, Number(NOWHERE), EFAULT;
             // datamatch, addr, len and fd, flags: 3 bytes; then an unknown flag; then no eventfd.
             "ioeventfd of 3 bytes" => IOEVENTFD, Words(vec![0, 0, 3]), EINVAL;
@@ -210,7 +184,7 @@ fn regions(kvm: &Kvm) -> Result<()> {
     let free = EXTRA + (64 << 20);
     // The VM has as many bits of address as the host allows.
     let end = 1 << kvm.get_host_ipa_limit();
-    let set = REGION;
+    let set = SET_USER_MEMORY_REGION;
     check(
         machine.vm.as_raw_fd(),
         rows! {
@@ -237,9 +211,9 @@ fn regions(kvm: &Kvm) -> Result<()> {
             "nothing changes" => set, region(1, 0, EXTRA, bytes, address), OK;
             "next to another slot" => set, region(2, 0, EXTRA + bytes, bytes, address), OK;
             "the last slot" => set, region(0x7ffe, 0, free, bytes, address), OK;
-            "new call from nowhere" => REGION2, Number(NOWHERE), EFAULT;
-            "new call, unknown flag" => REGION2, region(3, 1 << 5, 2 * free, bytes, address), EINVAL;
-            "new call" => REGION2, region(3, 0, free + bytes, bytes, address), OK;
+            "new call from nowhere" => SET_USER_MEMORY_REGION2, Number(NOWHERE), EFAULT;
+            "new call, unknown flag" => SET_USER_MEMORY_REGION2, region(3, 1 << 5, 2 * free, bytes, address), EINVAL;
+            "new call" => SET_USER_MEMORY_REGION2, region(3, 0, free + bytes, bytes, address), OK;
         },
     )
 }

@@ -40,6 +40,7 @@ use crate::{
         Test, //
     },
     kvm::{
+        calls,
         faults::{
             By,
             Faults,
@@ -64,20 +65,12 @@ use crate::{
             Ram,
         },
         raw,
-        stats::GET_STATS_FD,
         vcpu::{
             Exit,
             Vcpu, //
         },
     },
 };
-
-const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
-const COALESCED_MMIO: u32 = 0x4010_ae67;
-const IOEVENTFD: u32 = 0x4040_ae79;
-const ENABLE_CAP: u32 = 0x4068_aea3;
-const GET_REG_WRITABLE_MASKS: u32 = 0x8040_aeb6;
-const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
 
 /// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`.
 const MANUAL_PROTECT: u64 = 168;
@@ -150,7 +143,7 @@ fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
     faults.call("KVM_ENABLE_CAP", || {
         pass(
             &machine.vm,
-            ENABLE_CAP,
+            calls::ENABLE_CAP,
             &[MANUAL_PROTECT, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         )
     })?;
@@ -190,28 +183,30 @@ fn devices(machine: &Machine, faults: &mut Faults) -> Result<()> {
             0,
             0,
         ];
-        faults.call("KVM_IOEVENTFD", || pass(&machine.vm, IOEVENTFD, &bell))?;
+        faults.call("KVM_IOEVENTFD", || {
+            pass(&machine.vm, calls::IOEVENTFD, &bell)
+        })?;
         let zone = [ZONE + 0x1000 * number, 0x1000];
         faults.call("KVM_REGISTER_COALESCED_MMIO", || {
-            pass(&machine.vm, COALESCED_MMIO, &zone)
+            pass(&machine.vm, calls::REGISTER_COALESCED_MMIO, &zone)
         })?;
     }
     // One function, KVM_SMCCC_FILTER_DENY.
     let filter = [DENIED | (1 << 32), 1, 0];
     let attribute = [0, 0, filter.as_ptr() as u64];
     faults.call("KVM_ARM_VM_SMCCC_FILTER", || {
-        pass(&machine.vm, SET_DEVICE_ATTR, &attribute)
+        pass(&machine.vm, calls::SET_DEVICE_ATTR, &attribute)
     })?;
     let mut masks = [0_u64; MASKS];
     let range = [masks.as_mut_ptr() as u64, 0, 0, 0, 0, 0, 0, 0];
     faults.call("KVM_ARM_GET_REG_WRITABLE_MASKS", || {
-        pass(&machine.vm, GET_REG_WRITABLE_MASKS, &range)
+        pass(&machine.vm, calls::GET_REG_WRITABLE_MASKS, &range)
     })?;
     Ok(())
 }
 
 fn statistics(of: &impl AsRawFd, faults: &mut Faults) -> Result<()> {
-    let fd = faults.call("KVM_GET_STATS_FD", || pass(of, GET_STATS_FD, &[]))?;
+    let fd = faults.call("KVM_GET_STATS_FD", || pass(of, calls::GET_STATS_FD, &[]))?;
     // SAFETY: The kernel has just made this descriptor for us.
     let file = unsafe { File::from_raw_fd(fd) };
     let mut header = [0; 24];
@@ -271,7 +266,7 @@ fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
         bits.as_ptr() as u64,
     ];
     faults.call("KVM_CLEAR_DIRTY_LOG", || {
-        pass(&machine.vm, CLEAR_DIRTY_LOG, &clear)
+        pass(&machine.vm, calls::CLEAR_DIRTY_LOG, &clear)
     })?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What of the host's state a guest must leave alone: vector registers with SVE, keys of pointer authentication; and whose time
-//! its running is booked as.
+//! What of the host's state a guest must leave alone: vector registers, keys of pointer authentication; and whose time its
+//! running is booked as. What SVE adds to vector registers is in `guest_sve`.
 
 use std::{
     arch::asm,
@@ -44,7 +44,7 @@ use crate::{
         Test, //
     },
     kvm::{
-        host,
+        calls, host,
         image::{
             self,
             Program, //
@@ -62,20 +62,12 @@ use crate::{
     },
 };
 
-/// `KVM_RUN`: `_IO(KVMIO, 0x80)`.
-const RUN: u64 = 0xae80;
-/// Longest vector in bytes, and number of vectors.
-const VECTOR: usize = 256;
+/// Number of vector registers.
 const VECTORS: usize = 32;
-/// Longest predicate in bytes, and number of predicates.
-const PREDICATE: usize = VECTOR / 8;
-const PREDICATES: usize = 16;
 
 pub fn test() -> Test {
     host::test()
         .case("vector_registers_live_across_kvm_run", host::with(vectors))
-        .case("sve_registers_live_across_kvm_run", host::with(sve))
-        .case("sve_registers_of_a_neighbour_live", host::with(neighbour))
         .case("keys_of_pointer_authentication_stay", host::with(keys))
         .case("branch_history_is_cleared_as_the_core_needs", history)
         .case("time_of_a_spinning_guest_is_the_guests", host::with(time))
@@ -134,7 +126,7 @@ fn vectors(kvm: &Kvm) -> Result<()> {
             fpcr = in(reg) fpcr,
             buffer = in(reg) after.as_mut_ptr(),
             inout("x0") result,
-            in("x1") RUN,
+            in("x1") u64::from(calls::RUN),
             in("x2") 0_u64,
             in("x8") libc::SYS_ioctl,
             out("x9") _,
@@ -154,164 +146,6 @@ fn vectors(kvm: &Kvm) -> Result<()> {
             "V{number} is {high:#x}:{low:#x}"
         );
     }
-    Ok(())
-}
-
-/// Bytes of an SVE vector.
-fn vector_bytes() -> u64 {
-    let bytes;
-    // SAFETY: The caller has found SVE. Only a general register changes.
-    unsafe { asm!(".arch_extension sve", "rdvl {}, #1", out(reg) bytes, options(nomem, nostack)) };
-    bytes
-}
-
-fn needs_sve() -> Result<()> {
-    if !has(libc::HWCAP_SVE) {
-        return Skip::because("these CPUs have no SVE");
-    }
-    Ok(())
-}
-
-/// A system call keeps the low 128 bits of a task that uses SVE, and its vector length.
-fn sve(kvm: &Kvm) -> Result<()> {
-    needs_sve()?;
-    let machine = Machine::new(kvm)?;
-    let mut vcpu = computing(&machine)?;
-    let before = vector_bytes();
-    let mut after = vec![0_u8; VECTORS * VECTOR];
-    let mut result = vcpu.fd.as_raw_fd() as i64;
-    // SAFETY: As in `vectors`.
-    unsafe {
-        asm!(
-            ".arch_extension sve",
-            "ptrue p0.b",
-            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "mov x9, #(\\n * 5 + 3)",
-            "dup z\\n\\().d, x9",
-            ".endr",
-            "svc #0",
-            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "str z\\n, [{buffer}, #\\n, mul vl]",
-            ".endr",
-            buffer = in(reg) after.as_mut_ptr(),
-            inout("x0") result,
-            in("x1") RUN,
-            in("x2") 0_u64,
-            in("x8") libc::SYS_ioctl,
-            out("x9") _,
-            out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-            out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-            clobber_abi("C"),
-        );
-    }
-    expect_done(&mut vcpu, result)?;
-    let bytes = vector_bytes();
-    ensure!(
-        bytes == before,
-        "vectors had {before} bytes and have {bytes}"
-    );
-    for (number, vector) in after.chunks_exact(bytes as usize).take(VECTORS).enumerate() {
-        let value = (number as u64 * 5 + 3).to_le_bytes();
-        ensure!(
-            vector[..16].chunks_exact(8).all(|word| word == value),
-            "Z{number} is {vector:x?}"
-        );
-    }
-    note(format!("vectors of {} bits", bytes * 8));
-    Ok(())
-}
-
-/// All of SVE's registers as one thread has them, written and read back after a while without a system call.
-struct Sve {
-    vectors: Vec<u8>,
-    predicates: Vec<u8>,
-}
-
-impl Sve {
-    fn pattern(seed: u64) -> Self {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(image::MULTIPLIER).wrapping_add(1);
-            (state >> 56) as u8
-        };
-        Self {
-            vectors: (0..VECTORS * VECTOR).map(|_| next()).collect(),
-            predicates: (0..PREDICATES * PREDICATE).map(|_| next()).collect(),
-        }
-    }
-
-    /// Loads them, does `steps` steps of nothing, and stores what they are then.
-    fn hold(&self, steps: u64) -> Self {
-        let mut after = Self {
-            vectors: vec![0; self.vectors.len()],
-            predicates: vec![0; self.predicates.len()],
-        };
-        // SAFETY: The buffers have room for the longest registers; all that is changed is declared.
-        unsafe {
-            asm!(
-                ".arch_extension sve",
-                ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-                "ldr z\\n, [{vectors}, #\\n, mul vl]",
-                ".endr",
-                ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-                "ldr p\\n, [{predicates}, #\\n, mul vl]",
-                ".endr",
-                "2: subs x9, x9, #1",
-                "b.ne 2b",
-                ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-                "str z\\n, [{vectors_after}, #\\n, mul vl]",
-                ".endr",
-                ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-                "str p\\n, [{predicates_after}, #\\n, mul vl]",
-                ".endr",
-                vectors = in(reg) self.vectors.as_ptr(),
-                predicates = in(reg) self.predicates.as_ptr(),
-                vectors_after = in(reg) after.vectors.as_mut_ptr(),
-                predicates_after = in(reg) after.predicates.as_mut_ptr(),
-                inout("x9") steps => _,
-                out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-                out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-                clobber_abi("C"),
-            );
-        }
-        after
-    }
-}
-
-/// A thread that shares its CPU with a vCPU, and has live values in all of SVE's registers whenever it loses the CPU.
-fn neighbour(kvm: &Kvm) -> Result<()> {
-    const ROUNDS: u64 = 40;
-    const STEPS: u64 = 4_000_000;
-    needs_sve()?;
-    let on = *cpu::online()?.last().context("no CPU")?;
-    let machine = Machine::new(kvm)?;
-    let mut vcpu = machine.vcpu(0)?;
-    vcpu.start(Program::Compute, &[BASE + image::FREE, 64, 0, 1])?;
-    let channel = vcpu.channel();
-    let runner = Runner::start(vcpu, move |vcpu| cpu::on(on, || vcpu.finish()))?;
-    poll(|| channel.progress() != 0).context("the guest does not run")?;
-    let before = channel.progress();
-    let holder = thread::spawn(move || {
-        cpu::on(on, || {
-            let bytes = vector_bytes() as usize;
-            for round in 0..ROUNDS {
-                let wanted = Sve::pattern(round + 1);
-                let got = wanted.hold(STEPS);
-                let same = wanted.vectors[..VECTORS * bytes] == got.vectors[..VECTORS * bytes]
-                    && wanted.predicates[..PREDICATES * bytes / 8]
-                        == got.predicates[..PREDICATES * bytes / 8];
-                ensure!(same, "round {round}: a register has changed");
-            }
-            Ok(())
-        })
-    });
-    let held = holder.join().map_err(|_| anyhow!("a thread panicked"));
-    let rounds = channel.progress() - before;
-    channel.stop();
-    runner.join()?;
-    held??;
-    ensure!(rounds != 0, "the guest did not run meanwhile");
-    note(format!("{ROUNDS} times held, {rounds} rounds of the guest"));
     Ok(())
 }
 

@@ -29,7 +29,7 @@ use crate::{
         Test, //
     },
     kvm::{
-        host,
+        calls, host,
         image::Program,
         machine::Machine,
         poll, raw, reg,
@@ -41,10 +41,6 @@ use crate::{
     },
 };
 
-/// `KVM_IRQ_LINE`: `_IOW(KVMIO, 0x61, struct kvm_irq_level)`.
-const IRQ_LINE: u32 = 0x4008_ae61;
-/// `KVM_ARM_SET_COUNTER_OFFSET`: `_IOW(KVMIO, 0xb5, struct kvm_arm_counter_offset)`.
-const SET_COUNTER_OFFSET: u32 = 0x4010_aeb5;
 /// `KVM_CAP_COUNTER_OFFSET`.
 const CAP_COUNTER_OFFSET: u64 = 227;
 
@@ -66,14 +62,6 @@ pub fn test() -> Test {
         .case("counter_offset_of_a_running_vcpu_ebusy", host::with(busy))
 }
 
-/// Sets line `line` of vCPU `id`.
-fn set(machine: &Machine, id: u32, line: u32, level: bool) -> Result<()> {
-    let words = [(id << 16) | line, u32::from(level)];
-    // SAFETY: The call reads 8 bytes, which live until it is over.
-    unsafe { raw::ioctl(&machine.vm, IRQ_LINE, words.as_ptr() as u64) }.context("KVM_IRQ_LINE")?;
-    Ok(())
-}
-
 /// A vCPU that is about to let interrupts in.
 fn waiting(machine: &Machine, id: u64) -> Result<Vcpu> {
     let mut vcpu = machine.vcpu(id)?;
@@ -91,7 +79,7 @@ fn before(kvm: &Kvm) -> Result<()> {
     for (line, isr) in LINES.into_iter().zip(ISR) {
         let machine = Machine::new(kvm)?;
         let mut vcpu = waiting(&machine, 0)?;
-        set(&machine, 0, line, true)?;
+        machine.set_line(0, line, true)?;
         let got = vcpu.finish()?;
         ensure!(got == isr, "line {line}: ISR_EL1 was {got:#x}");
     }
@@ -105,7 +93,7 @@ fn wakes(kvm: &Kvm) -> Result<()> {
         let runner = Runner::start(vcpu, Vcpu::finish)?;
         thread::sleep(Duration::from_millis(50));
         ensure!(!runner.is_finished(), "line {line}: WFI did not wait");
-        set(&machine, 0, line, true)?;
+        machine.set_line(0, line, true)?;
         let (_, got) = runner.join()?;
         ensure!(got == isr, "line {line}: ISR_EL1 was {got:#x}");
     }
@@ -116,9 +104,9 @@ fn wakes(kvm: &Kvm) -> Result<()> {
 fn down(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = waiting(&machine, 0)?;
-    set(&machine, 0, LINES[0], true)?;
-    set(&machine, 0, LINES[0], false)?;
-    set(&machine, 0, LINES[1], true)?;
+    machine.set_line(0, LINES[0], true)?;
+    machine.set_line(0, LINES[0], false)?;
+    machine.set_line(0, LINES[1], true)?;
     let got = vcpu.finish()?;
     ensure!(got == ISR[1], "ISR_EL1 was {got:#x}");
     Ok(())
@@ -130,11 +118,11 @@ fn one_vcpu(kvm: &Kvm) -> Result<()> {
         .into_iter()
         .map(|id| Runner::start(waiting(&machine, id)?, Vcpu::finish))
         .collect::<Result<Vec<_>>>()?;
-    set(&machine, 1, LINES[0], true)?;
+    machine.set_line(1, LINES[0], true)?;
     poll(|| runners[1].is_finished()).context("vCPU 1 does not wake up")?;
     thread::sleep(Duration::from_millis(20));
     ensure!(!runners[0].is_finished(), "vCPU 0 woke up");
-    set(&machine, 0, LINES[0], true)?;
+    machine.set_line(0, LINES[0], true)?;
     for runner in runners {
         let (_, got) = runner.join()?;
         ensure!(got == ISR[0], "ISR_EL1 was {got:#x}");
@@ -152,8 +140,6 @@ fn events(vcpu: &Vcpu, request: u32, events: &mut Events) -> Result<(), Errno> {
 
 /// With RAS user space chooses the syndrome. The SError waits until the guest does not mask it any more.
 fn serror(kvm: &Kvm) -> Result<()> {
-    const GET: u32 = 0x8040_ae9f;
-    const SET: u32 = 0x4040_aea0;
     /// ESR_EL1: class of an SError, 32 bits long; ISS: IMPLEMENTATION DEFINED syndrome.
     const CLASS: u64 = (0x2f << 26) | (1 << 25);
     const ISS: u64 = (1 << 24) | 0x1234;
@@ -161,7 +147,7 @@ fn serror(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
     let mut none: Events = [0; 8];
-    events(&vcpu, GET, &mut none).context("KVM_GET_VCPU_EVENTS")?;
+    events(&vcpu, calls::GET_VCPU_EVENTS, &mut none).context("KVM_GET_VCPU_EVENTS")?;
     let capable = u64::from(has_ras) << 8;
     ensure!(none == [capable, 0, 0, 0, 0, 0, 0, 0], "events: {none:x?}");
     // More than an ISS, or a syndrome without RAS.
@@ -175,14 +161,14 @@ fn serror(kvm: &Kvm) -> Result<()> {
         0,
         0,
     ];
-    let refused = events(&vcpu, SET, &mut { wrong });
+    let refused = events(&vcpu, calls::SET_VCPU_EVENTS, &mut { wrong });
     ensure!(refused == Err(Errno::EINVAL), "{refused:?}");
     let iss = if has_ras { ISS } else { 0 };
     let pending: Events = [1 | capable, iss, 0, 0, 0, 0, 0, 0];
     vcpu.start(Program::Serror, &[])?;
-    events(&vcpu, SET, &mut { pending }).context("KVM_SET_VCPU_EVENTS")?;
+    events(&vcpu, calls::SET_VCPU_EVENTS, &mut { pending }).context("KVM_SET_VCPU_EVENTS")?;
     let mut got: Events = [0; 8];
-    events(&vcpu, GET, &mut got).context("KVM_GET_VCPU_EVENTS")?;
+    events(&vcpu, calls::GET_VCPU_EVENTS, &mut got).context("KVM_GET_VCPU_EVENTS")?;
     ensure!(got == pending, "events: {got:x?}, expected {pending:x?}");
     let exit = vcpu.run();
     let Exit::Fault(esr) = exit else {
@@ -193,7 +179,7 @@ fn serror(kvm: &Kvm) -> Result<()> {
         "ESR_EL1 {esr:#x}"
     );
     let mut got: Events = [0; 8];
-    events(&vcpu, GET, &mut got).context("KVM_GET_VCPU_EVENTS")?;
+    events(&vcpu, calls::GET_VCPU_EVENTS, &mut got).context("KVM_GET_VCPU_EVENTS")?;
     ensure!(got == none, "after it was taken: {got:x?}");
     note(format!("ESR_EL1 {esr:#x}"));
     Ok(())
@@ -210,7 +196,14 @@ fn counter() -> u64 {
 fn set_offset(machine: &Machine, offset: u64) -> Result<(), Errno> {
     let words = [offset, 0];
     // SAFETY: The call reads 16 bytes, which live until it is over.
-    unsafe { raw::ioctl(&machine.vm, SET_COUNTER_OFFSET, words.as_ptr() as u64) }.map(|_| ())
+    unsafe {
+        raw::ioctl(
+            &machine.vm,
+            calls::SET_COUNTER_OFFSET,
+            words.as_ptr() as u64,
+        )
+    }
+    .map(|_| ())
 }
 
 /// The guest's counters are the host's less `offset`.

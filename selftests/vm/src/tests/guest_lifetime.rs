@@ -65,6 +65,7 @@ use crate::{
         Test, //
     },
     kvm::{
+        calls,
         fleet::{
             Fleet,
             Size, //
@@ -96,10 +97,6 @@ const VMS: u32 = 100;
 /// What may differ, in the unit of each account: a leak of one in each VM could not hide in it. Kibibytes of slabs have
 /// been seen to differ by 52 without any more objects in them.
 const TOLERANCE: i64 = VMS as i64 * 3 / 4;
-/// `KVM_RUN`: `_IO(KVMIO, 0x80)`.
-const RUN: u32 = 0xae80;
-/// `KVM_CREATE_VCPU`: `_IO(KVMIO, 0x41)`.
-const CREATE_VCPU: u32 = 0xae41;
 
 pub fn test() -> Test {
     host::test()
@@ -204,8 +201,8 @@ fn forked(kvm: &Kvm) -> Result<()> {
     let mut vcpu = machine.vcpu(0)?;
     hello(&mut vcpu)?;
     let child = child::start(|| {
-        expect_foreign(machine.vm.as_raw_fd(), CREATE_VCPU)?;
-        expect_foreign(vcpu.fd.as_raw_fd(), RUN)
+        expect_foreign(machine.vm.as_raw_fd(), calls::CREATE_VCPU)?;
+        expect_foreign(vcpu.fd.as_raw_fd(), calls::RUN)
     })?;
     child::wait_success(child)?;
     hello(&mut vcpu)
@@ -249,7 +246,7 @@ fn passed(kvm: &Kvm) -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let child = child::start(|| {
         let fd = receive(&theirs)?;
-        expect_foreign(fd.as_raw_fd(), RUN)
+        expect_foreign(fd.as_raw_fd(), calls::RUN)
     })?;
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
@@ -270,7 +267,7 @@ fn outlives() -> Result<()> {
         })?;
         let fd = receive(&ours)?;
         child::wait_success(child)?;
-        expect_foreign(fd.as_raw_fd(), CREATE_VCPU)?;
+        expect_foreign(fd.as_raw_fd(), calls::CREATE_VCPU)?;
         if !host::is_reference() {
             ensure!(
                 module::unload().is_err(),

@@ -36,7 +36,7 @@ use crate::{
         Test, //
     },
     kvm::{
-        host,
+        calls, host,
         image::Program,
         machine::{
             Machine,
@@ -62,10 +62,6 @@ use crate::{
 const SLOT: u32 = 7;
 /// Pages of the memory at [`EXTRA`], unless a case says otherwise: no multiple of 64.
 const PAGES: usize = 200;
-/// `KVM_CLEAR_DIRTY_LOG`: `_IOWR(KVMIO, 0xc0, struct kvm_clear_dirty_log)`.
-const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
-/// `KVM_ENABLE_CAP`: `_IOW(KVMIO, 0xa3, struct kvm_enable_cap)`.
-const ENABLE_CAP: u32 = 0x4068_aea3;
 
 pub fn test() -> Test {
     host::test()
@@ -317,7 +313,7 @@ fn clear(machine: &Machine, first: u64, count: u32, bits: &mut [u64]) -> Result<
     };
     let argument = (&raw mut clear) as u64;
     // SAFETY: The structure and its bitmap live until the call is over; `count` bits are in it.
-    unsafe { raw::ioctl(&machine.vm, CLEAR_DIRTY_LOG, argument) }.map(|_| ())
+    unsafe { raw::ioctl(&machine.vm, calls::CLEAR_DIRTY_LOG, argument) }.map(|_| ())
 }
 
 fn manual(kvm: &Kvm, initially_set: bool) -> Result<()> {
@@ -339,7 +335,7 @@ fn manual(kvm: &Kvm, initially_set: bool) -> Result<()> {
         ..Default::default()
     };
     // SAFETY: The structure lives until the call is over.
-    unsafe { raw::ioctl(&machine.vm, ENABLE_CAP, (&raw const enable) as u64) }
+    unsafe { raw::ioctl(&machine.vm, calls::ENABLE_CAP, (&raw const enable) as u64) }
         .context("KVM_ENABLE_CAP")?;
     machine.add(SLOT, EXTRA, &ram, KVM_MEM_LOG_DIRTY_PAGES)?;
     let mut vcpu = machine.vcpu(0)?;

@@ -27,7 +27,7 @@ use nix::sys::{
 use crate::{
     ktap::Test,
     kvm::{
-        host,
+        calls, host,
         image::{
             self,
             Program, //
@@ -46,8 +46,6 @@ use crate::{
     },
 };
 
-/// `KVM_SET_SIGNAL_MASK`: `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)`.
-const SET_SIGNAL_MASK: u32 = 0x4004_ae8b;
 /// `KVM_EXIT_INTR`.
 const EXIT_INTR: u32 = 10;
 
@@ -135,7 +133,8 @@ fn set_mask(vcpu: &Vcpu, mask: Option<u64>) -> Result<()> {
     });
     let address = mask.as_ref().map_or(0, |mask| (&raw const *mask) as u64);
     // SAFETY: The argument is null or a `struct kvm_signal_mask` with as many bytes as it says.
-    unsafe { raw::ioctl(&vcpu.fd, SET_SIGNAL_MASK, address) }.context("KVM_SET_SIGNAL_MASK")?;
+    unsafe { raw::ioctl(&vcpu.fd, calls::SET_SIGNAL_MASK, address) }
+        .context("KVM_SET_SIGNAL_MASK")?;
     Ok(())
 }
 

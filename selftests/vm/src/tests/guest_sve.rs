@@ -45,6 +45,7 @@ use crate::{
         Test, //
     },
     kvm::{
+        calls,
         fleet::{
             compute_while,
             Fleet,
@@ -66,8 +67,6 @@ use crate::{
 
 /// Times that the guest has to take the CPU from the program that holds the values.
 const SWITCHES: u64 = 30;
-/// KVM_RUN.
-const KVM_RUN: u64 = 0xae80;
 const SIZE: Size = Size {
     machines: 1,
     vcpus: 1,
@@ -143,7 +142,7 @@ fn other_program(kvm: &Kvm) -> Result<()> {
     Ok(())
 }
 
-/// KVM_RUN is a system call: what SVE adds may be gone after it, but not what every program has.
+/// KVM_RUN is a system call: what SVE adds may be gone after it, but not what every program has, nor the length of vectors.
 fn own_thread(kvm: &Kvm) -> Result<()> {
     let machine = Machine::new(kvm)?;
     let mut vcpu = machine.vcpu(0)?;
@@ -151,12 +150,18 @@ fn own_thread(kvm: &Kvm) -> Result<()> {
     let arguments = [BASE + image::FREE, 8, 1, 3, 0];
     vcpu.start(Program::Compute, &arguments)?;
     let values = Values::pattern(0xc3);
-    let after = Wait::in_ioctl(vcpu.fd.as_raw_fd(), KVM_RUN).hold(&values);
+    let bytes = sve::vector_bytes();
+    let after = Wait::in_ioctl(vcpu.fd.as_raw_fd(), calls::RUN).hold(&values);
     ensure!(
         after.low() == values.low(),
         "{:x?}, expected {:x?}",
         after.low(),
         values.low()
+    );
+    let bytes_after = sve::vector_bytes();
+    ensure!(
+        bytes_after == bytes,
+        "vectors had {bytes} bytes and have {bytes_after}"
     );
     ensure!(
         vcpu.channel().progress() == 1,

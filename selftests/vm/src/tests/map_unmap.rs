@@ -27,11 +27,6 @@ use crate::{
     ktap::Test,
 };
 
-/// PAR_EL1.F: the translation has failed.
-const PAR_F: u64 = 1;
-/// PAR_EL1.PA.
-const PAR_PA: u64 = 0x000f_ffff_ffff_f000;
-
 pub fn test() -> Test {
     standard()
         .case("share_el2_reads_what_the_host_writes", share_read)
@@ -52,8 +47,7 @@ pub fn test() -> Test {
 
 /// Translates at EL2. Returns the PA, or nothing where the translation faults.
 fn translate(va: u64, write: bool) -> Result<Option<u64>> {
-    let par = hypercall(&format!("at {va:#x} {}", u64::from(write)))?.ok()?[0];
-    Ok((par & PAR_F == 0).then_some(par & PAR_PA))
+    hypercall(&format!("at {va:#x} {}", u64::from(write)))?.translation()
 }
 
 fn share(pa: u64) -> Result<(u64, u64)> {

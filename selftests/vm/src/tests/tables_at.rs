@@ -29,11 +29,6 @@ use crate::{
     ktap::Test,
 };
 
-/// PAR_EL1.F: the translation has failed.
-const PAR_F: u64 = 1;
-/// PAR_EL1.PA.
-const PAR_PA: u64 = 0x000f_ffff_ffff_f000;
-
 /// Pages of a mapping that are all probed; of a larger one both ends of this many pages, and a sample.
 const ALL_OF: u64 = 256;
 /// Distance of the samples in pages: a prime, so that they hit every place in a table.
@@ -72,11 +67,9 @@ impl Walker {
     /// The PA of `va` for a read or a write; nothing where the translation faults.
     pub(super) fn at(&mut self, va: u64, write: bool) -> Result<Option<u64>> {
         self.asked += 1;
-        let answer = self
-            .caller
-            .call(&format!("at {va:#x} {}", u64::from(write)))?;
-        let par = answer.ok()?[0];
-        Ok((par & PAR_F == 0).then_some(par & PAR_PA))
+        self.caller
+            .call(&format!("at {va:#x} {}", u64::from(write)))?
+            .translation()
     }
 
     /// Fails unless `va` is mapped to `pa`, writable or not.
