@@ -30,7 +30,16 @@ use super::cpu;
 const DIR: &str = "/sys/kernel/debug/eltwo";
 
 /// Every file that the module makes, with its defaults.
-pub const FILES: [&str; 6] = ["cpus", "pool", "tables", "regs", "hypercall", "log"];
+pub const FILES: [&str; 8] = [
+    "cpus",
+    "pool",
+    "tables",
+    "regs",
+    "hypercall",
+    "log",
+    "vms",
+    "stage2",
+];
 
 /// PAR_EL1.F, in the answer to `at`: the translation has failed.
 pub const PAR_F: u64 = 1;

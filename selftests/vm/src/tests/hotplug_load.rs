@@ -50,6 +50,8 @@ const ROUNDS: u32 = 10;
 const LOADS: u32 = 15;
 /// How long rmmod may be put off by files that are open.
 const RMMOD_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take until a thread's call works.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 pub fn test() -> Test {
     standard()
@@ -202,33 +204,58 @@ fn load_once() -> Result<()> {
     loaded.unload()
 }
 
-/// A call during rmmod either works or fails for one of the reasons that a file may have to go away.
+/// A call during rmmod either works or fails for one of the reasons that a file may have to go away. While the module is loaded
+/// every thread's calls work.
 fn under_rmmod() -> Result<()> {
     let crew = Crew::default();
-    let cpus = cpu::online()?;
-    thread::scope(|scope| {
-        for _ in &cpus {
-            scope.spawn(|| crew.repeat(call_or_miss));
+    let worked: Vec<AtomicU64> = cpu::online()?.iter().map(|_| AtomicU64::new(0)).collect();
+    let all = || -> u64 { worked.iter().map(|count| count.load(Relaxed)).sum() };
+    let result = thread::scope(|scope| {
+        for count in &worked {
+            let crew = &crew;
+            scope.spawn(move || {
+                crew.repeat(|| {
+                    count.fetch_add(u64::from(call_or_miss()?), Relaxed);
+                    Ok(())
+                })
+            });
         }
         crew.lead(|| {
             for _ in 0..LOADS {
                 let loaded = module::load()?;
                 debugfs::expect_online_are_hyp()?;
+                expect_more(&worked)?;
                 loaded.keep();
                 poll::until(RMMOD_LIMIT, module::unload)?;
             }
             Ok(())
         })
-    })?;
+    });
     crew.verdict()?;
-    note(format!(
-        "{LOADS} loads, {} calls tried",
-        crew.done.load(Relaxed)
-    ));
+    result?;
+    let tried = crew.done.load(Relaxed);
+    note(format!("{LOADS} loads, {} of {tried} calls worked", all()));
+    ensure!(all() < tried, "no call was made while there was no module");
     Ok(())
 }
 
-fn call_or_miss() -> Result<()> {
+/// Waits until each of the counts has grown.
+fn expect_more(counts: &[AtomicU64]) -> Result<()> {
+    for (number, count) in counts.iter().enumerate() {
+        let before = count.load(Relaxed);
+        poll::until(CALL_LIMIT, || {
+            ensure!(
+                count.load(Relaxed) > before,
+                "no call of thread {number} works"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns whether the call worked.
+fn call_or_miss() -> Result<bool> {
     const GONE: [i32; 5] = [
         libc::ENOENT,
         libc::ENODEV,
@@ -237,13 +264,13 @@ fn call_or_miss() -> Result<()> {
         libc::EBUSY,
     ];
     match debugfs::write("hypercall", "ping 1") {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(error)
             if error
                 .raw_os_error()
                 .is_some_and(|code| GONE.contains(&code)) =>
         {
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error).context("ping during rmmod"),
     }
