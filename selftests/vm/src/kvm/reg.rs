@@ -13,6 +13,7 @@ use kvm_bindings::{
     KVM_REG_ARM64,
     KVM_REG_ARM64_SYSREG,
     KVM_REG_ARM_CORE,
+    KVM_REG_ARM_FW,
     KVM_REG_SIZE_U128,
     KVM_REG_SIZE_U64, //
 };
@@ -46,6 +47,9 @@ pub const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
         | (crm << 3)
         | op2
 }
+
+/// The version of PSCI that the guest is told, a pseudo register of the firmware.
+pub const PSCI_VERSION: u64 = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_FW as u64;
 
 /// Vector register `Vn`, 16 bytes.
 pub const fn v(n: usize) -> u64 {

@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! PSCI with several vCPUs: CPU_ON, CPU_OFF, AFFINITY_INFO, and what they answer to wrong arguments.
+//! PSCI with several vCPUs: CPU_ON, CPU_OFF, AFFINITY_INFO, CPU_SUSPEND, SYSTEM_RESET2, and what they answer to wrong arguments.
 //!
 //! Source: Arm Power State Coordination Interface, DEN0022, chapter 5.
+
+use std::{
+    thread,
+    time::Duration, //
+};
 
 use anyhow::{
     bail,
     ensure,
     Context,
     Result, //
+};
+use kvm_bindings::{
+    KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_STOPPED,
+    KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2, //
 };
 use kvm_ioctls::Kvm;
 
@@ -38,8 +49,16 @@ use crate::{
 const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON: u64 = 0xc400_0003;
 const AFFINITY_INFO: u64 = 0xc400_0004;
+const FEATURES: u64 = 0x8400_000a;
+/// CPU_SUSPEND with arguments of 32 and of 64 bits.
+const CPU_SUSPEND: [u64; 2] = [0x8400_0001, 0xc400_0001];
+/// SYSTEM_RESET2, likewise.
+const SYSTEM_RESET2: [u64; 2] = [0x8400_0012, 0xc400_0012];
+const SUCCESS: u64 = 0;
+const NOT_SUPPORTED: u64 = -1_i64 as u64;
 const INVALID_PARAMETERS: u64 = -2_i64 as u64;
 const ALREADY_ON: u64 = -4_i64 as u64;
+const INTERNAL_FAILURE: u64 = -6_i64 as u64;
 const ON: u64 = 0;
 const OFF: u64 = 1;
 
@@ -57,6 +76,10 @@ pub fn test() -> Test {
         .case("cpu_off_and_on_again", host::with(off_and_on))
         .case("wrong_arguments", host::with(wrong_arguments))
         .case("mpidr_values_differ", host::with(mpidr_values))
+        .case("cpu_suspend_waits_for_an_interrupt", host::with(suspend))
+        .case("system_reset2_stops_the_machine", host::with(reset2))
+        .case("system_reset2_of_a_wrong_type", host::with(wrong_reset2))
+        .case("system_reset2_came_with_1_1", host::with(no_reset2))
 }
 
 fn affinity(vcpu: &Vcpu) -> Result<u64> {
@@ -183,5 +206,97 @@ fn mpidr_values(kvm: &Kvm) -> Result<()> {
         );
         seen.push(value);
     }
+    Ok(())
+}
+
+/// CPU_SUSPEND is as WFI is: an interrupt ends it, although the guest does not let it in.
+fn suspend(kvm: &Kvm) -> Result<()> {
+    const IRQ: u32 = 0;
+    for function in CPU_SUSPEND {
+        let machine = Machine::new(kvm)?;
+        let mut vcpu = machine.vcpu(0)?;
+        let known = vcpu.call(Program::Hvc, &[FEATURES, function])?;
+        ensure!(known == SUCCESS, "PSCI_FEATURES({function:#x}): {known:#x}");
+        vcpu.start(Program::Hvc, &[function, 0, BASE, 1])?;
+        let runner = Runner::start(vcpu, Vcpu::finish)?;
+        thread::sleep(Duration::from_millis(50));
+        ensure!(!runner.is_finished(), "{function:#x} did not wait");
+        machine.set_line(0, IRQ, true)?;
+        let (mut vcpu, result) = runner.join()?;
+        ensure!(result == SUCCESS, "{function:#x}: {result:#x}");
+        // It does not wait when there is an interrupt already.
+        vcpu.start(Program::Hvc, &[function, 0, BASE, 1])?;
+        let (_, result) = Runner::start(vcpu, Vcpu::finish)?.join()?;
+        ensure!(result == SUCCESS, "{function:#x} again: {result:#x}");
+    }
+    Ok(())
+}
+
+/// The architected warm reset is type 0; the vendor's types have bit 31.
+fn reset2(kvm: &Kvm) -> Result<()> {
+    for function in SYSTEM_RESET2 {
+        for kind in [0, 1 << 31, 0xffff_ffff] {
+            expect_reset(kvm, function, kind)
+                .with_context(|| format!("{function:#x} of type {kind:#x}"))?;
+        }
+    }
+    expect_reset(kvm, SYSTEM_RESET2[0], 1 << 32).context("only 32 bits of the type count")
+}
+
+fn expect_reset(kvm: &Kvm, function: u64, kind: u64) -> Result<()> {
+    let machine = Machine::new(kvm)?;
+    let mut first = machine.vcpu(0)?;
+    let second = machine.vcpu(1)?;
+    let state = || -> Result<u32> { Ok(second.fd.get_mp_state()?.mp_state) };
+    ensure!(state()? == KVM_MP_STATE_RUNNABLE, "vCPU 1 is off");
+    first.start(Program::Hvc, &[function, kind, 0])?;
+    let exit = first.run();
+    let flags = vec![u64::from(KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2)];
+    let expected = Exit::SystemEvent(KVM_SYSTEM_EVENT_RESET, flags);
+    ensure!(exit == expected, "{exit:x?}, expected {expected:x?}");
+    ensure!(state()? == KVM_MP_STATE_STOPPED, "vCPU 1 is still on");
+    let answer = first.get(reg::x(0))?;
+    ensure!(answer == INTERNAL_FAILURE, "the guest finds {answer:#x}");
+    // User space starts the machine again.
+    first.fd.vcpu_init(&machine.target()?)?;
+    let result = first.call(Program::Hello, &[])?;
+    ensure!(result == 0x600d, "after the reset: {result:#x}");
+    Ok(())
+}
+
+fn wrong_reset2(kvm: &Kvm) -> Result<()> {
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    for function in SYSTEM_RESET2 {
+        for kind in [1, 2, 0x7fff_ffff] {
+            let answer = vcpu.call(Program::Hvc, &[function, kind, 0])?;
+            ensure!(
+                answer == INVALID_PARAMETERS,
+                "{function:#x} of type {kind:#x}: {answer:#x}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A guest that is told PSCI 1.0 has none.
+fn no_reset2(kvm: &Kvm) -> Result<()> {
+    for (version, expected) in [(0x1_0000, NOT_SUPPORTED), (0x1_0001, SUCCESS)] {
+        let machine = Machine::new(kvm)?;
+        let mut vcpu = machine.vcpu(0)?;
+        vcpu.set(reg::PSCI_VERSION, version)?;
+        for function in SYSTEM_RESET2 {
+            let known = vcpu.call(Program::Hvc, &[FEATURES, function])?;
+            ensure!(
+                known == expected,
+                "PSCI {version:#x}: PSCI_FEATURES({function:#x}): {known:#x}"
+            );
+        }
+    }
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    vcpu.set(reg::PSCI_VERSION, 0x1_0000)?;
+    let answer = vcpu.call(Program::Hvc, &[SYSTEM_RESET2[0], 0, 0])?;
+    ensure!(answer == NOT_SUPPORTED, "SYSTEM_RESET2: {answer:#x}");
     Ok(())
 }
