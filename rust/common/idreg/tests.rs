@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
+//! The table of ID registers, and what becomes of their fields.
+
 use super::{
     table,
     *, //

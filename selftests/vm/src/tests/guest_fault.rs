@@ -57,7 +57,6 @@ use crate::{
     },
 };
 
-/// What makes the module take exceptions at EL2 on request.
 /// What makes a guest's first use of FP/SIMD an exception in the switch itself, which is assembly.
 const FAIL_IN_SWITCH: &str = "fail_at=100";
 

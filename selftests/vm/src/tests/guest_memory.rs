@@ -437,7 +437,8 @@ fn blocks(kvm: &Kvm) -> Result<()> {
         "{huge} exits for {COUNT} huge pages: they are not blocks"
     );
     note(format!(
-        "{COUNT} x 2 MiB: {small} exits in small pages, {huge} in huge ones"
+        "{COUNT} x {} MiB: {small} exits in small pages, {huge} in huge ones",
+        huge_size() >> 20
     ));
     Ok(())
 }
