@@ -25,7 +25,7 @@ pub const KVM_SELFTESTS: Run = Run {
 pub const REQUIRED: &str = "eltwo.kvm_selftests=guest_print_test,arm64/mmio_sign_ext,arm64/psci_test,arm64/hypercalls,\
     arm64/smccc_filter,set_memory_region_test,kvm_create_max_vcpus,arm64/vcpu_width_config,arm64/kvm-uuid,\
     coalesced_io_test,arm64/external_aborts,get-reg-list,kvm_binary_stats_test,kvm_page_table_test,\
-    arm64/page_fault_test";
+    arm64/page_fault_test,arm64/debug-exceptions";
 
 /// One CPU model, with the kernel's own KVM and with eltwo, for all of the kernel's KVM selftests.
 #[derive(Clone, Debug)]
