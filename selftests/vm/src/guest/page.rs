@@ -43,6 +43,25 @@ pub fn size_bytes() -> Result<usize> {
     Ok(size.try_into()?)
 }
 
+/// PA of each of `count` pages from `address` on, as the kernel tells it now; nothing for a page that is not there.
+pub fn places(address: usize, count: usize) -> Result<Vec<Option<u64>>> {
+    const PRESENT: u64 = 1 << 63;
+    const PFN: u64 = (1 << 55) - 1;
+    let size = size_bytes()?;
+    let mut entries = vec![0; count * 8];
+    let first = address / size;
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, first as u64 * 8)?;
+    let place = |entry: &[u8]| -> Result<Option<u64>> {
+        let entry = u64::from_le_bytes(entry.try_into()?);
+        if entry & PRESENT == 0 {
+            return Ok(None);
+        }
+        ensure!(entry & PFN != 0, "the kernel hides physical addresses");
+        Ok(Some((entry & PFN) * size as u64))
+    };
+    entries.chunks_exact(8).map(place).collect()
+}
+
 /// Whether the kernel may give huge pages unasked, so that it must be told not to. With PREEMPT_RT it has none.
 pub fn has_huge_pages() -> bool {
     Path::new("/sys/kernel/mm/transparent_hugepage").exists()
@@ -133,16 +152,9 @@ impl Pages {
 
     /// PA of the page with number `index`, as the kernel tells it now.
     pub fn pa(&self, index: usize) -> Result<u64> {
-        const PRESENT: u64 = 1 << 63;
-        const PFN: u64 = (1 << 55) - 1;
-        let size = size_bytes()?;
-        let number = self.start.as_ptr() as usize / size + index;
-        let mut entry = [0; 8];
-        File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, number as u64 * 8)?;
-        let entry = u64::from_le_bytes(entry);
-        ensure!(entry & PRESENT != 0, "the page is not present");
-        ensure!(entry & PFN != 0, "the kernel hides physical addresses");
-        Ok((entry & PFN) * size as u64)
+        let address = self.start.as_ptr() as usize + index * size_bytes()?;
+        let place = places(address, 1)?.pop().flatten();
+        place.context("the page is not present")
     }
 }
 

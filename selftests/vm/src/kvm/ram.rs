@@ -141,6 +141,11 @@ impl Ram {
         self.bytes
     }
 
+    /// PA of each page, as the kernel tells it now; nothing for a page that is not there.
+    pub fn places(&self) -> Result<Vec<Option<u64>>> {
+        page::places(self.start, self.bytes / page_size())
+    }
+
     fn pointer(&self, offset: u64, bytes: usize) -> *mut u8 {
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         assert!(

@@ -4,6 +4,11 @@
 
 use std::{
     fs,
+    io::{
+        Read,
+        Write, //
+    },
+    os::unix::net::UnixStream,
     path::Path,
     sync::Arc,
     thread,
@@ -44,7 +49,8 @@ use super::needs_two_cpus;
 use crate::{
     guest::{
         cpu,
-        disk, //
+        disk,
+        poll::patient, //
     },
     ktap::{
         note,
@@ -59,7 +65,10 @@ use crate::{
             Size, //
         },
         host,
-        image::Program,
+        image::{
+            self,
+            Program, //
+        },
         machine::{
             Machine,
             EXTRA, //
@@ -108,19 +117,19 @@ fn vmstat(name: &str) -> Result<u64> {
 fn swap(kvm: &Kvm) -> Result<()> {
     /// How often all of the guest's memory is to go out, counted in pages.
     const TIMES: u64 = 4;
-    /// Longest time for that.
-    const LONGEST: Duration = Duration::from_secs(60);
+    /// Longest time for that, on a machine that has much else to do: every page that goes has all CPUs invalidate.
+    const LONGEST: Duration = Duration::from_secs(180);
     let _swap = disk::MEMORY.attach()?.swap()?;
     let once = (SIZE.vcpus * SIZE.words * 8 / page_size()) as u64;
     let (out, back) = (vmstat("pswpout")?, vmstat("pswpin")?);
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
-        let end = Instant::now() + LONGEST;
+        let end = Instant::now() + patient(LONGEST);
         while vmstat("pswpout")? - out < TIMES * once {
             ensure!(
                 Instant::now() < end,
                 "only {} pages went out within {} s",
                 vmstat("pswpout")? - out,
-                LONGEST.as_secs()
+                patient(LONGEST).as_secs()
             );
             for machine in &fleet.machines {
                 machine.ram.advise(MmapAdvise::MADV_PAGEOUT)?;
@@ -205,36 +214,81 @@ fn ksm(kvm: &Kvm) -> Result<()> {
     Ok(())
 }
 
-/// Each fork makes all memory copy-on-write. The child looks at a page that the parent's guest goes on writing.
+/// Each fork makes all memory copy-on-write, and the guest goes on writing to it.
 fn forks(kvm: &Kvm) -> Result<()> {
-    const FORKS: u32 = 30;
+    const FORKS: u32 = 10;
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
-        let ram = Arc::clone(&fleet.machines[0].ram);
-        let last = ram.len() as u64 - 8;
         for number in 0..FORKS {
-            // SAFETY: The child only reads memory, sleeps and leaves, so it needs no lock that a thread may hold.
-            match unsafe { fork()? } {
-                ForkResult::Child => {
-                    let before = ram.get(last);
-                    // SAFETY: These calls need no lock.
-                    unsafe {
-                        libc::usleep(3000);
-                        libc::_exit(i32::from(ram.get(last) != before));
-                    }
-                }
-                ForkResult::Parent { child } => {
-                    let status = waitpid(child, None)?;
-                    ensure!(
-                        matches!(status, WaitStatus::Exited(_, 0)),
-                        "fork {number}: the child's memory changed: {status:?}"
-                    );
-                }
-            }
+            fork_once(fleet).with_context(|| format!("fork {number}"))?;
         }
         Ok(())
     })?;
     note(format!("{FORKS} forks, {rounds} rounds"));
     Ok(())
+}
+
+/// The last word of each page that the guest of [`SIZE`] writes in each round.
+fn written(ram: &Ram) -> impl Iterator<Item = u64> + '_ {
+    let start = image::FREE as usize;
+    let ends = (start..start + SIZE.vcpus * SIZE.words * 8).step_by(page_size());
+    ends.map(|page| ram.get((page + page_size() - 8) as u64))
+}
+
+/// The child has a copy of what the guest had written by then, and keeps it, whatever the guest writes after that.
+fn fork_once(fleet: &Fleet) -> Result<()> {
+    let ram = Arc::clone(&fleet.machines[0].ram);
+    // Room for what each side sees, as the child must not allocate.
+    let mut seen: Vec<u64> = written(&ram).collect();
+    let (mut parents, mut childs) = UnixStream::pair()?;
+    // SAFETY: The child only reads memory, writes to its own copy of `seen`, makes system calls and leaves, so it needs no
+    // lock that a thread may hold.
+    match unsafe { fork()? } {
+        ForkResult::Child => {
+            drop(parents);
+            let code = keep(&ram, &mut seen, &mut childs);
+            // SAFETY: The call needs no lock.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => {
+            drop(childs);
+            let result = write_on(fleet, &ram, &mut parents);
+            // If that has failed the child reads an end, and leaves.
+            drop(parents);
+            let status = waitpid(child, None)?;
+            result?;
+            ensure!(
+                status == WaitStatus::Exited(child, 0),
+                "the child's memory has changed, or it has failed: {status:?}"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// The child: looks at the memory before the guest of the parent goes on and after that. Returns how to leave.
+fn keep(ram: &Ram, seen: &mut [u64], parent: &mut UnixStream) -> i32 {
+    for (place, word) in seen.iter_mut().zip(written(ram)) {
+        *place = word;
+    }
+    if parent.write_all(&[1]).is_err() || parent.read_exact(&mut [0]).is_err() {
+        return 2;
+    }
+    i32::from(!seen.iter().copied().eq(written(ram)))
+}
+
+/// The parent: lets the guest write to every page when the child has looked at all of them.
+fn write_on(fleet: &Fleet, ram: &Ram, child: &mut UnixStream) -> Result<()> {
+    child.read_exact(&mut [0]).context("the child")?;
+    let before: Vec<u64> = written(ram).collect();
+    fleet.advance(2)?;
+    let same = before.iter().zip(written(ram)).filter(|(b, a)| *b == a);
+    let same = same.count();
+    ensure!(
+        same == 0,
+        "the guest has written to its memory, but {same} of {} pages are as before",
+        before.len()
+    );
+    child.write_all(&[1]).context("the child")
 }
 
 /// What the host drops or maps anew is zero for the guest too, at once.
@@ -321,19 +375,37 @@ fn out_of_reach(kvm: &Kvm) -> Result<()> {
     result
 }
 
-/// The kernel moves pages to make room for large ones.
+/// The kernel moves pages of the guest to make room for large ones.
 fn compaction(kvm: &Kvm) -> Result<()> {
     const TURNS: u32 = 10;
-    let before = vmstat("pgmigrate_success")?;
+    /// Bytes of memory that is free again when the guest has its own. Some of it is where the kernel moves pages to: behind
+    /// what was allocated later or before what was allocated earlier, whichever way it goes.
+    const GAP: usize = 64 << 20;
+    let gap = Ram::new(GAP)?;
+    for page in (0..GAP).step_by(page_size()) {
+        gap.set(page as u64, 1);
+    }
+    let mut moved = 0;
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
+        drop(gap);
+        let ram = &fleet.machines[0].ram;
+        let mut places = ram.places()?;
         for _ in 0..TURNS {
             fs::write("/proc/sys/vm/compact_memory", "1")?;
+            let now = ram.places()?;
+            // A page that is just being moved is not there.
+            let pairs = places.iter().zip(&now);
+            let others = pairs.filter(
+                |(before, now)| matches!((before, now), (Some(before), Some(now)) if before != now),
+            );
+            moved += others.count();
+            places = now;
             fleet.advance(1)?;
         }
         Ok(())
     })?;
-    let moved = vmstat("pgmigrate_success")? - before;
-    note(format!("{moved} pages moved, {rounds} rounds"));
+    note(format!("{moved} pages of the guest moved, {rounds} rounds"));
+    ensure!(moved != 0, "no page of the guest moved");
     Ok(())
 }
 
