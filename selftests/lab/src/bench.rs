@@ -3,8 +3,9 @@
 //! `make bench`: figures of machines that count instructions, as tables.
 //!
 //! A bench is a list of VM runs. Their tests print lines `# BENCH column | row | unit | figure`; the figures of all runs
-//! of a bench make one table, whose rows and columns come in the order in which they are first named. Nothing is judged
-//! by its figure: a bench fails only if a test in a VM fails, or gives no figure.
+//! of a bench make one table, whose rows and columns come in the order in which they are first named. A bench fails if a
+//! test in a VM fails or gives no figure, or if a ratio of two columns has a limit and is above it in any row, or missing:
+//! the figures are counts of instructions, no times, so they do not depend on how busy the machine is that counts them.
 
 use std::time::Duration;
 
@@ -103,6 +104,8 @@ struct Ratio {
     title: &'static str,
     of: &'static str,
     to: &'static str,
+    /// What it may be at most, in every row.
+    limit: Option<f64>,
 }
 
 /// Eltwo beside the stock KVM.
@@ -110,6 +113,7 @@ const ELTWO_TO_STOCK: Ratio = Ratio {
     title: "eltwo/stock",
     of: "eltwo",
     to: "stock KVM",
+    limit: None,
 };
 
 /// All benches.
@@ -128,7 +132,10 @@ pub const BENCHES: [Bench; 3] = [
         note: "",
         runs: &[GUESTS_STOCK, GUESTS],
         columns: &[],
-        ratios: &[ELTWO_TO_STOCK],
+        ratios: &[Ratio {
+            limit: Some(1.0),
+            ..ELTWO_TO_STOCK
+        }],
     },
     Bench {
         name: "lifecycle",
@@ -141,11 +148,13 @@ pub const BENCHES: [Bench; 3] = [
                 title: "stock/none",
                 of: "stock KVM",
                 to: "no hypervisor",
+                limit: None,
             },
             Ratio {
                 title: "eltwo/none",
                 of: "eltwo",
                 to: "no hypervisor",
+                limit: None,
             },
             ELTWO_TO_STOCK,
         ],
@@ -171,7 +180,7 @@ pub fn runs<'a>(benches: &[&'a Bench]) -> Vec<&'a Run> {
     benches.iter().flat_map(|bench| bench.runs).collect()
 }
 
-/// Does some benches and prints their tables. Returns whether all tests passed.
+/// Does some benches and prints their tables. Returns whether all tests passed and all ratios are within their limits.
 pub fn run(ui: &Ui, session: &Session<'_>, benches: &[&Bench]) -> Result<bool> {
     let mut good = true;
     for bench in benches {
@@ -209,6 +218,7 @@ fn run_one(ui: &Ui, session: &Session<'_>, bench: &Bench) -> Result<bool> {
         // A bench that does not run gives no figures.
         failed.extend(tally.skipped);
     }
+    failed.extend(table.above_limits(bench.ratios));
     table.add_ratios(bench.ratios);
     if table.rows.is_empty() {
         failed.push(format!("bench {} gave no figure", bench.name));
@@ -258,6 +268,15 @@ struct Row {
     values: Vec<Option<String>>,
 }
 
+impl Row {
+    /// One figure divided by another, if both are there.
+    fn ratio(&self, of: usize, to: usize) -> Option<f64> {
+        let figure =
+            |column: usize| -> Option<f64> { self.values.get(column)?.as_ref()?.parse().ok() };
+        Some(figure(of)? / figure(to)?)
+    }
+}
+
 /// The figures of a bench.
 #[derive(Debug, Default)]
 struct Table {
@@ -295,26 +314,47 @@ impl Table {
         values[column] = Some(figure.value.to_owned());
     }
 
+    fn column(&self, title: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column == title)
+    }
+
     /// Adds a column for each of `ratios`. A row that lacks one of its figures gets none.
     fn add_ratios(&mut self, ratios: &[Ratio]) {
         for ratio in ratios {
-            let place = |title: &str| self.columns.iter().position(|column| column == title);
-            let (Some(of), Some(to)) = (place(ratio.of), place(ratio.to)) else {
+            let (Some(of), Some(to)) = (self.column(ratio.of), self.column(ratio.to)) else {
                 continue;
             };
             let column = self.columns.len();
             self.columns.push(ratio.title.to_owned());
             for row in &mut self.rows {
-                let figure = |column: usize| -> Option<f64> {
-                    row.values.get(column)?.as_ref()?.parse().ok()
-                };
-                if let (Some(of), Some(to)) = (figure(of), figure(to)) {
-                    let ratio = format!("{:.2}", of / to);
+                if let Some(ratio) = row.ratio(of, to) {
                     row.values.resize(column, None);
-                    row.values.push(Some(ratio));
+                    row.values.push(Some(format!("{ratio:.2}")));
                 }
             }
         }
+    }
+
+    /// What is wrong with the `ratios` that have a limit, each in words. They are compared as they are, not as they are shown.
+    fn above_limits(&self, ratios: &[Ratio]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for ratio in ratios {
+            let Some(limit) = ratio.limit else {
+                continue;
+            };
+            let columns = self.column(ratio.of).zip(self.column(ratio.to));
+            for row in &self.rows {
+                let (title, name) = (ratio.title, &row.name);
+                match columns.and_then(|(of, to)| row.ratio(of, to)) {
+                    Some(value) if value <= limit => {}
+                    Some(value) => {
+                        wrong.push(format!("{title} of {name} is {value:.4}, above {limit}"));
+                    }
+                    None => wrong.push(format!("{title} of {name} is missing")),
+                }
+            }
+        }
+        wrong
     }
 
     /// The table as text: a heading, then one line per row; a figure that is missing is a dash.
@@ -412,7 +452,12 @@ mod tests {
                 table.add(&figure);
             }
         }
-        let ratio = |title, of, to| Ratio { title, of, to };
+        let ratio = |title, of, to| Ratio {
+            title,
+            of,
+            to,
+            limit: None,
+        };
         table.add_ratios(&[
             ratio("ratio", "second", "first"),
             ratio("other", "first", "none"),
@@ -424,6 +469,37 @@ mod tests {
             "fault     -     10       -      -      -  instructions",
         ];
         assert_eq!(table.lines(), expected);
+    }
+
+    #[test]
+    fn ratios_above_their_limits_are_wrong() {
+        let mut table = Table::default();
+        for line in [
+            "# BENCH stock KVM | less | instructions | 2000",
+            "# BENCH stock KVM | equal | instructions | 2000",
+            "# BENCH stock KVM | hardly more | instructions | 2000",
+            "# BENCH eltwo | less | instructions | 1999",
+            "# BENCH eltwo | equal | instructions | 2000",
+            "# BENCH eltwo | hardly more | instructions | 2001",
+            "# BENCH eltwo | alone | instructions | 1",
+        ] {
+            if let Some(figure) = Figure::parse(line) {
+                table.add(&figure);
+            }
+        }
+        let with = |limit| Ratio {
+            limit,
+            ..ELTWO_TO_STOCK
+        };
+        let expected = [
+            "eltwo/stock of hardly more is 1.0005, above 1",
+            "eltwo/stock of alone is missing",
+        ];
+        assert_eq!(table.above_limits(&[with(Some(1.0))]), expected);
+        assert!(table.above_limits(&[with(Some(1.1))]).len() == 1);
+        assert!(table.above_limits(&[with(None)]).is_empty());
+        let none = Table::default();
+        assert!(none.above_limits(&[with(Some(1.0))]).is_empty());
     }
 
     #[test]
