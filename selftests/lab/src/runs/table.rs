@@ -66,8 +66,6 @@ const GUESTS: [&str; 12] = [
 ];
 
 /// What of [`GUESTS`] not every CPU has.
-const SVE_LIVES: &str = "sve_registers_live_across_kvm_run";
-const SVE_OF_A_NEIGHBOUR: &str = "sve_registers_of_a_neighbour_live";
 const KEYS: &str = "keys_of_pointer_authentication_stay";
 const DEBUG_IDENTITY: &str = "debug_identity_is_readable";
 const BRANCH_HISTORY: &str = "branch_history_is_cleared_as_the_core_needs";
@@ -175,7 +173,7 @@ pub const RUNS: &[Run] = &[
     Run {
         name: "guests",
         tests: &GUESTS,
-        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS]),
+        may_skip: Some(&[KEYS]),
         ..BASE
     },
     Run {
@@ -193,7 +191,7 @@ pub const RUNS: &[Run] = &[
         cpu: "cortex-a76",
         words: CPU_HAS_VHE,
         tests: &GUESTS,
-        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS, DEBUG_IDENTITY]),
+        may_skip: Some(&[KEYS, DEBUG_IDENTITY]),
         timeout: Duration::from_secs(600),
         ..BASE
     },
@@ -202,7 +200,7 @@ pub const RUNS: &[Run] = &[
         cpu: "cortex-a53",
         words: &["kvm-arm.mode=nvhe"],
         tests: &GUESTS,
-        may_skip: Some(&[SVE_LIVES, SVE_OF_A_NEIGHBOUR, KEYS, BRANCH_HISTORY]),
+        may_skip: Some(&[KEYS, BRANCH_HISTORY]),
         ..BASE
     },
     Run {

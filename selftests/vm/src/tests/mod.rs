@@ -152,7 +152,7 @@ pub const PROGRAMS: &[Program] = &[
     special("guest_mapped", 300, guest_mapped::test),
     special("guest_memory", 300, guest_memory::test),
     special("guest_migrate", 300, guest_migrate::test),
-    special("guest_notifier", 300, guest_notifier::test),
+    special("guest_notifier", 600, guest_notifier::test),
     special("guest_psci_smp", 300, guest_psci_smp::test),
     special("guest_regs", 300, guest_regs::test),
     special("guest_signals", 300, guest_signals::test),
