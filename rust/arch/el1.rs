@@ -90,13 +90,6 @@ pub(crate) fn percpu_offset() -> usize {
     offset
 }
 
-/// Whether this value of DAIF masks IRQs.
-#[cfg(CONFIG_TRACE_IRQFLAGS)]
-#[inline]
-pub(crate) const fn masks_irqs(daif: u64) -> bool {
-    daif & (1 << 7) != 0
-}
-
 /// Masks IRQ and FIQ in PSTATE. Returns what [`restore_irqs`] takes.
 #[inline]
 pub(crate) fn mask_irqs() -> u64 {

@@ -24,6 +24,10 @@ use crate::{
     bindings, //
 };
 
+/// DAIF.I: IRQs are masked.
+#[cfg(CONFIG_TRACE_IRQFLAGS)]
+const DAIF_I: u64 = 1 << 7;
+
 /// Interrupts of this CPU are off for as long as this lives, so the task stays on its CPU.
 pub(crate) struct IrqsMasked {
     daif: u64,
@@ -59,7 +63,7 @@ impl IrqsMasked {
     #[inline]
     fn unmask(&mut self) {
         #[cfg(CONFIG_TRACE_IRQFLAGS)]
-        if !el1::masks_irqs(self.daif) {
+        if self.daif & DAIF_I == 0 {
             // SAFETY: They are about to be unmasked.
             unsafe { bindings::trace_hardirqs_on() };
         }
@@ -79,7 +83,7 @@ impl Drop for IrqsMasked {
 #[inline]
 fn tell_masked(_daif: u64) {
     #[cfg(CONFIG_TRACE_IRQFLAGS)]
-    if !el1::masks_irqs(_daif) {
+    if _daif & DAIF_I == 0 {
         // SAFETY: Interrupts have just been masked.
         unsafe { bindings::trace_hardirqs_off() };
     }
