@@ -144,6 +144,8 @@ impl Run {
         if self.flavour == debug_kernel::FLAVOUR {
             // The crash kernel is as large as this one, and has a file system with kernel and module in it.
             words = words.replace("crashkernel=192M", "crashkernel=640M");
+            // An emulated CPU that the host has no time for is not stuck.
+            words += " watchdog_thresh=60";
             words += &format!(" eltwo.watch=1 eltwo.patience={}", debug_runs::PATIENCE);
         }
         Spec {

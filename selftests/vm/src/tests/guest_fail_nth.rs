@@ -12,6 +12,7 @@ use std::{
         fd::{
             AsRawFd,
             FromRawFd,
+            IntoRawFd,
             OwnedFd, //
         },
         unix::fs::FileExt,
@@ -24,7 +25,11 @@ use anyhow::{
     Result, //
 };
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{
+    Kvm,
+    VcpuFd,
+    VmFd, //
+};
 use nix::{
     errno::Errno,
     libc, //
@@ -155,9 +160,7 @@ fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
     })?;
     let mut vcpus = Vec::new();
     for id in 0..2 {
-        let fd = faults.call("KVM_CREATE_VCPU", || {
-            Ok(raw::errno(machine.vm.create_vcpu(id))?)
-        })?;
+        let fd = create_vcpu(&machine.vm, id, faults)?;
         let init = machine.target()?;
         faults.call("KVM_ARM_VCPU_INIT", || Ok(raw::errno(fd.vcpu_init(&init))?))?;
         vcpus.push(Vcpu::new(fd, machine.ram.clone(), id)?);
@@ -168,6 +171,20 @@ fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
     run(&mut vcpus, faults)?;
     logs(&machine, faults)?;
     faults.call("removing a slot", || machine.remove(MORE))
+}
+
+/// A vCPU. Its page is mapped by a call of its own: a vCPU whose page could not be mapped is there all the same.
+fn create_vcpu(vm: &VmFd, id: u64, faults: &mut Faults) -> Result<VcpuFd> {
+    let file = faults.call("KVM_CREATE_VCPU", || {
+        // SAFETY: The argument is a number, and a result that is no error is a new file.
+        Ok(unsafe { OwnedFd::from_raw_fd(raw::ioctl(vm, calls::CREATE_VCPU, id)?) })
+    })?;
+    faults.call("mmap of a vCPU", || {
+        let file = file.try_clone()?;
+        // SAFETY: The file is that of a vCPU, and belongs to nobody else.
+        let vcpu = unsafe { vm.create_vcpu_from_rawfd(file.into_raw_fd()) };
+        Ok(raw::errno(vcpu)?)
+    })
 }
 
 fn devices(machine: &Machine, faults: &mut Faults) -> Result<()> {
