@@ -10,15 +10,9 @@ use super::sysreg;
 use crate::common::hwdebug::{
     self,
     Bank,
+    DebugRegs,
     Op,
     Port, //
-};
-
-pub(crate) use crate::common::hwdebug::{
-    DebugRegs,
-    MDSCR_KDE,
-    MDSCR_MDE,
-    MDSCR_SS, //
 };
 
 /// This CPU, as [`crate::common::hwdebug`] sees it.

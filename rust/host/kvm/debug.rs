@@ -17,17 +17,17 @@ use super::{
     vcpu::Active, //
 };
 use crate::{
-    arch::debug::{
-        DebugRegs,
-        HostDebug,
-        MDSCR_KDE,
-        MDSCR_MDE,
-        MDSCR_SS, //
-    },
+    arch::debug::HostDebug,
     bindings,
     common::{
         exception,
         guest::SysReg,
+        hwdebug::{
+            DebugRegs,
+            MDSCR_KDE,
+            MDSCR_MDE,
+            MDSCR_SS, //
+        },
         sysregs::Memory, //
     },
 };
