@@ -197,13 +197,11 @@ fn tracks_context() -> bool {
 
 /// From here the task's time is the guest's, and RCU need not wait for a CPU that tracks contexts.
 #[inline]
-pub(crate) fn guest_enter(_irqs: &IrqsOff) {
+pub(crate) fn guest_enter(irqs: &IrqsOff) {
     if tracks_context() {
         // SAFETY: The current task, interrupts masked.
-        unsafe {
-            bindings::vtime_guest_enter(el1::current_task());
-            bindings::__ct_user_enter(bindings::ctx_state_CT_STATE_GUEST);
-        }
+        unsafe { bindings::vtime_guest_enter(el1::current_task()) };
+        guest_again(irqs);
         return;
     }
     // SAFETY: Only the task itself changes its flags.
@@ -219,7 +217,7 @@ pub(crate) fn guest_left(_irqs: &IrqsOff) {
     }
 }
 
-/// Undoes [`guest_left`]: the guest is entered once more.
+/// Undoes [`guest_left`]: RCU need not wait for this CPU again.
 #[inline]
 pub(crate) fn guest_again(_irqs: &IrqsOff) {
     if tracks_context() {

@@ -301,13 +301,16 @@ impl System {
         let vmids = &self.vmids;
         let renewed = vmids.with_books(|books| {
             // Under the lock: nobody enters with a VMID of the new generation before it is done.
-            let flush =
-                || self.invalidate_here(Call::TlbAllVmids, [0; 4], IrqsMasked::new().proof());
+            let flush = || {
+                let masked = IrqsMasked::new();
+                self.invalidate_here(Call::TlbAllVmids, [0; 4], masked.proof())
+                    .is_ok()
+            };
             let renewed = books.renew(
                 &vmids.generation,
                 id.load(Ordering::Relaxed),
                 &vmids.active,
-                || flush().is_ok(),
+                flush,
             )?;
             id.store(renewed, Ordering::Relaxed);
             if let Some(active) = vmids.active.get(cpu as usize) {
