@@ -10,7 +10,10 @@
 
 use core::fmt;
 
-use crate::common::{addr::Granule, regs::sctlr};
+use crate::common::{
+    addr::Granule,
+    regs::sctlr, //
+};
 
 /// What one CPU says about itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -16,7 +16,10 @@ use super::{
     Gate,
     State, //
 };
-use crate::common::{addr::Granule, regs::sctlr};
+use crate::common::{
+    addr::Granule,
+    regs::sctlr, //
+};
 
 const EVENTS: [Event; 8] = [
     Event::Begin,
@@ -238,6 +241,8 @@ fn admission_with_fewer_list_registers_is_refused() {
 #[test]
 fn admission_with_el2_in_use_is_refused() {
     let all = chosen(Granule::K4);
+    // Found before the rest is read, so not by `compare`.
+    assert!(Refusal::E2h.to_string().contains("HCR_EL2.E2H=1"));
     let mmu = |ids: &mut Ids| ids.sctlr |= sctlr::M;
     refused(all, mmu, Refusal::MmuOn, "the MMU of its EL2 is on");
 }
