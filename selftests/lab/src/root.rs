@@ -152,7 +152,16 @@ fn make(
     log: &Path,
     on_line: impl FnMut(&str),
 ) -> Result<()> {
-    let mut debootstrap = Command::new("mmdebstrap");
+    let root = crate::host::is_root();
+    // As root, mmdebstrap mounts /dev, /proc and /sys into the new root. In a mount namespace of its own they go with it
+    // even when it is killed; on the host they would stay, and whoever removed the cache would remove through them.
+    let mut debootstrap = if root {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation=private", "mmdebstrap"]);
+        unshare
+    } else {
+        Command::new("mmdebstrap")
+    };
     debootstrap
         .arg("--variant=apt")
         .arg(format!("--include={}", packages.join(",")));
@@ -171,7 +180,7 @@ fn make(
     for file in MOUNT_POINTS {
         debootstrap.arg(format!("--customize-hook=touch \"$1/{file}\""));
     }
-    if crate::host::is_root() {
+    if root {
         debootstrap
             .args(["--mode=root", "--format=directory", SUITES[0]])
             .arg(dir);
