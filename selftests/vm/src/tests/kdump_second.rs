@@ -16,6 +16,7 @@ use anyhow::{
     Context,
     Result, //
 };
+use memchr::memmem;
 
 use super::standard;
 use crate::{
@@ -105,6 +106,7 @@ fn every_cpu() -> Result<()> {
 /// Every byte can be read, and what the dead kernel knew is in there.
 fn readable() -> Result<()> {
     let words = Panic::ordered()?.last_words();
+    let finder = memmem::Finder::new(&words);
     let mut file = File::open(Vmcore::FILE)?;
     let expected = file.metadata()?.len();
     let mut buffer = vec![0; (1 << 20) + words.len()];
@@ -118,7 +120,7 @@ fn readable() -> Result<()> {
         }
         total += length as u64;
         let end = kept + length;
-        seen = seen || find(&buffer[..end], words.as_bytes());
+        seen = seen || finder.find(&buffer[..end]).is_some();
         // They may lie across the border of two reads.
         kept = words.len().min(end);
         buffer.copy_within(end - kept..end, 0);
@@ -133,18 +135,6 @@ fn readable() -> Result<()> {
     );
     note(format!("{total} bytes"));
     Ok(())
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> bool {
-    let first = needle[0];
-    let mut rest = haystack;
-    while let Some(at) = rest.iter().position(|byte| *byte == first) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
 }
 
 /// The log of the dead kernel is whole: from its first line to the panic, with what the module had to say.
