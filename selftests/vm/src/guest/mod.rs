@@ -14,5 +14,6 @@ pub mod module;
 pub mod page;
 pub mod poll;
 pub mod printk;
+pub mod stat;
 pub mod sve;
 pub mod vmcore;

@@ -28,7 +28,8 @@ use crate::{
             KINDS, //
         },
         kmsg::Log,
-        module, //
+        module,
+        stat::Stat, //
     },
     ktap::{
         note,
@@ -91,7 +92,8 @@ pub fn test() -> Test {
             });
         }
     }
-    test.case("fp_trap_in_the_switch", fp_trap)
+    test.case("fault_wakes_the_sleeping_vcpu_of_another_vm", sleeper)
+        .case("fp_trap_in_the_switch", fp_trap)
         .case("fault_with_an_idle_vm", idle)
 }
 
@@ -233,6 +235,33 @@ fn fp_trap() -> Result<()> {
         host.end()?;
     }
     works_again()
+}
+
+/// A vCPU that waits for an interrupt is not in the switch and not in a call, and nobody sends it a signal.
+fn sleeper() -> Result<()> {
+    let host = Host::start_with(fault::PARAMETERS)?;
+    {
+        let kvm = host.open()?;
+        let (asleep, awake) = (Machine::new(&kvm)?, Machine::new(&kvm)?);
+        let mut vcpu = asleep.vcpu(0)?;
+        vcpu.start(Program::Wfi, &[])?;
+        let exit = vcpu.run();
+        ensure!(matches!(exit, Exit::Report(_)), "{exit:x?}");
+        let sleeper = Runner::start(vcpu, |vcpu| Ok(vcpu.run()))?;
+        let thread = sleeper.thread_id()?;
+        poll(|| Stat::of(thread).is_ok_and(|stat| stat.sleeps().unwrap_or(false)))
+            .context("the guest does not wait")?;
+
+        let cpu = *cpu::online()?.last().context("no CPU")?;
+        let runner = spin_on(awake.vcpu(0)?, cpu)?;
+        ensure!(!sleeper.is_finished(), "the wait has ended too early");
+        KINDS[0].provoke(cpu)?;
+        for runner in [runner, sleeper] {
+            let (_, exit) = runner.join()?;
+            ensure!(exit == Exit::Failed(Errno::EIO), "KVM_RUN: {exit:x?}");
+        }
+    }
+    host.end()
 }
 
 fn idle() -> Result<()> {

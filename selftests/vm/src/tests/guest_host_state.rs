@@ -36,7 +36,8 @@ use nix::{
 use crate::{
     guest::{
         cpu,
-        debugfs, //
+        debugfs,
+        stat::Stat, //
     },
     ktap::{
         note,
@@ -268,19 +269,13 @@ impl Times {
     }
 }
 
-/// Of a thread. Source: proc_pid_stat(5).
+/// Of a thread.
 fn times_of(thread: Pid) -> Result<Times> {
-    let text = fs::read_to_string(format!("/proc/self/task/{thread}/stat"))?;
-    // The name, which may have any characters, ends with the last parenthesis; the field after it is number 3.
-    let (_, rest) = text.rsplit_once(')').context("no name")?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let field = |number: usize| -> Result<u64> {
-        Ok(fields.get(number - 3).context("too few fields")?.parse()?)
-    };
+    let stat = Stat::of(thread)?;
     Ok(Times {
-        user: field(14)?,
-        system: field(15)?,
-        guest: field(43)?,
+        user: stat.number(14)?,
+        system: stat.number(15)?,
+        guest: stat.number(43)?,
     })
 }
 

@@ -2,14 +2,10 @@
 
 //! The threads of vCPUs are moved from CPU to CPU while they compute.
 
-use std::{
-    collections::BTreeSet,
-    fs, //
-};
+use std::collections::BTreeSet;
 
 use anyhow::{
     ensure,
-    Context,
     Result, //
 };
 use kvm_ioctls::Kvm;
@@ -23,7 +19,10 @@ use nix::{
 
 use super::needs_two_cpus;
 use crate::{
-    guest::cpu,
+    guest::{
+        cpu,
+        stat::Stat, //
+    },
     ktap::{
         note,
         Test, //
@@ -53,13 +52,9 @@ pub fn test() -> Test {
         .case("vcpu_threads_move_between_cpus", host::with(moves))
 }
 
-/// The CPU that the thread was last on: field 39 of its `stat`, counted from 1.
+/// The CPU that the thread was last on.
 fn cpu_of(thread: Pid) -> Result<usize> {
-    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"))?;
-    // The name of the thread, field 2, may have blanks in it.
-    let rest = stat.rsplit_once(')').context("stat has no name")?.1;
-    let field = rest.split_whitespace().nth(39 - 3);
-    Ok(field.context("stat is too short")?.parse()?)
+    Ok(usize::try_from(Stat::of(thread)?.number(39)?)?)
 }
 
 fn moves(kvm: &Kvm) -> Result<()> {
