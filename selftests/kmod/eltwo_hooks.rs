@@ -327,8 +327,10 @@ fn store(last: &Last, reader: &mut UserSliceReader) -> Result {
     let mut guard = last.run.lock();
     *guard = fresh;
     let data: *mut Run = &mut *guard;
+    // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
+    let wait = true.into();
     // SAFETY: `run` takes a `Run`, which the lock keeps others away from, and the call waits for it.
-    to_result(unsafe { bindings::smp_call_function_single(cpu, Some(run), data.cast(), 1) })
+    to_result(unsafe { bindings::smp_call_function_single(cpu, Some(run), data.cast(), wait) })
 }
 
 /// An entry of the list of syscore operations, registered until this is dropped.

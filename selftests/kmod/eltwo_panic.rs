@@ -3,6 +3,7 @@
 //! A test module: loading it makes the CPU `cpu` panic in an interrupt, an IPI from the CPU that loads it.
 
 use core::{
+    borrow::Borrow,
     ffi::c_void,
     ptr::null_mut, //
 };
@@ -36,11 +37,19 @@ extern "C" fn die(_: *mut c_void) {
     unsafe { bindings::panic(c"eltwo_panic: in an interrupt".as_char_ptr()) };
 }
 
+/// The value of a parameter. Linux 7.2 lends it, 7.3 gives it away.
+fn number(value: impl Borrow<u32>) -> u32 {
+    *value.borrow()
+}
+
 impl kernel::Module for Panic {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let cpu = *module_parameters::cpu.value() as i32;
+        let cpu = number(module_parameters::cpu.value()) as i32;
         // SAFETY: `die` takes no data, and the call waits for it: in vain.
-        to_result(unsafe { bindings::smp_call_function_single(cpu, Some(die), null_mut(), 1) })?;
+        to_result(unsafe {
+            // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
+            bindings::smp_call_function_single(cpu, Some(die), null_mut(), true.into())
+        })?;
         Ok(Self)
     }
 }
