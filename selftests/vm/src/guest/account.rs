@@ -9,8 +9,8 @@
 //! or cached drops out of that minimum; what has leaked never does.
 //!
 //! On the debug kernel a freed object waits in KASAN's quarantine, counted as in use, and each object and each stack trace
-//! has more objects that describe it. There kmemleak looks for objects that are lost, after each test, and only what it does
-//! not see is counted here.
+//! has more objects that describe it. There kmemleak looks for objects that are lost, and only what it does not see is counted
+//! here.
 
 use std::{
     collections::BTreeMap,

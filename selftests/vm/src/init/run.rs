@@ -109,7 +109,7 @@ pub fn all(orders: &Orders) -> Result<()> {
     results.line(&format!("1..{}", orders.run.len()));
     let watch = Watch::begin(orders.watch)?;
     if let Some(description) = watch.description() {
-        results.line(&format!("# eltwo-init: after each test: {description}"));
+        results.line(&format!("# eltwo-init: watched by {description}"));
     }
     let mut totals = Totals::default();
     let mut stuck = None;
@@ -120,7 +120,8 @@ pub fn all(orders: &Orders) -> Result<()> {
             None => one(name, orders, &results)
                 .unwrap_or_else(|error| Verdict::Error(format!("{error:#}"))),
         };
-        let verdict = watched(verdict, &watch, &results);
+        let last = index + 1 == orders.run.len();
+        let verdict = watched(verdict, watch.look(last), &results);
         if matches!(verdict, Verdict::TimeOut(_)) && still_running(name) {
             stuck = Some(name.clone());
         }
@@ -170,10 +171,8 @@ fn taint() -> Result<String> {
 }
 
 /// The verdict on a test that may have left something behind that it does not know of.
-fn watched(verdict: Verdict, watch: &Watch, results: &Results) -> Verdict {
-    let wrong = watch
-        .look()
-        .unwrap_or_else(|error| vec![format!("cannot look: {error:#}")]);
+fn watched(verdict: Verdict, wrong: Result<Vec<String>>, results: &Results) -> Verdict {
+    let wrong = wrong.unwrap_or_else(|error| vec![format!("cannot look: {error:#}")]);
     for line in wrong.iter().take(QUOTED) {
         results.line(&format!("# found: {line}"));
     }

@@ -83,8 +83,9 @@ impl Watch {
         (!words.is_empty()).then(|| words.join(", "))
     }
 
-    /// What is wrong after a test, one line each.
-    pub fn look(&self) -> Result<Vec<String>> {
+    /// What is wrong after a test, one line each. kmemleak takes its time, so it is asked after the `last` test only: an object
+    /// that is lost stays lost, and its report says where it was allocated.
+    pub fn look(&self, last: bool) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let taint = tests::taint()? & !TAINT_OF_MODULES;
         // An ordinary kernel's own KVM may have tainted it.
@@ -98,7 +99,7 @@ impl Watch {
             }
         }
         // What a loaded module keeps where kmemleak does not look is no leak; a test that leaves it loaded hands it over.
-        if self.kmemleak && !module::is_loaded()? {
+        if last && self.kmemleak && !module::is_loaded()? {
             wrong.extend(self.leaks()?);
         }
         Ok(wrong)
@@ -123,8 +124,6 @@ impl Watch {
         // It may have been a false alarm: the file lists only what the last scan did not find either.
         self.scan()?;
         let leaks = fs::read_to_string(KMEMLEAK).context(KMEMLEAK)?;
-        // The next test is not to blame.
-        fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;
         Ok(leaks
             .lines()
             .map(|line| format!("kmemleak: {line}"))
