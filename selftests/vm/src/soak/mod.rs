@@ -336,9 +336,9 @@ impl<'a> Soak<'a> {
     }
 
     /// Goes on until `time` is over and `enough` says so.
-    pub fn run(&mut self, time: Duration, enough: impl Fn(&Counts) -> bool) -> Result<()> {
+    pub fn run(&mut self, time: Duration, mut enough: impl FnMut(&Counts) -> bool) -> Result<()> {
         let end = Instant::now() + time;
-        while Instant::now() < end || !enough(&self.counts) {
+        while !enough(&self.counts) || Instant::now() < end {
             let number = self.counts.steps;
             self.step().with_context(|| format!("step {number}"))?;
         }

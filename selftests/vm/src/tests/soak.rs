@@ -51,6 +51,8 @@ const WARM_UP_SEED: u64 = 0x5eed;
 /// long one, cannot hide in it; nor need slabs that are partly in use, which come to more pages with time, while the number of
 /// objects stays.
 const TOLERANCE: i64 = 75;
+/// How often a long soak says how far it is.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// Fewest steps that a soak must come to.
 const FEWEST_STEPS: u64 = 50;
 
@@ -101,7 +103,12 @@ fn run(ground: &Ground) -> Result<()> {
     note(format!("soak: seed {seed}"));
     let start = Instant::now();
     let mut soak = Soak::new(&ground.hooks, seed)?;
+    let mut last = start;
     let result = soak.run(orders.time, |counts| {
+        if last.elapsed() >= PROGRESS {
+            note(format!("so far: {counts}"));
+            last = Instant::now();
+        }
         counts.loads >= orders.loads && counts.transitions.load(Relaxed) >= orders.transitions
     });
     let end = soak.end();
