@@ -21,8 +21,8 @@ use crate::{
     ui::Ui, //
 };
 
-/// How a line that is shown starts, behind its indentation.
-const MARK: &str = "# soak: ";
+/// How a line that is shown starts. That of the program's duration looks like it, and has no indentation.
+const MARK: &str = "  # soak: ";
 
 /// Lines of the console that are shown if it fails.
 const CONSOLE_TAIL: usize = 60;
@@ -105,7 +105,7 @@ pub fn run(ui: &Ui, session: &Session<'_>, run: &Run, options: &Options) -> Resu
     let tally = ui.step(&label, |step| {
         session.run_with(run, &options.words(seed), |line| {
             step.news(line.text());
-            if let Some(text) = line.text().trim_start().strip_prefix(MARK) {
+            if let Some(text) = line.text().strip_prefix(MARK) {
                 told.push(text.to_owned());
             }
         })
