@@ -293,7 +293,8 @@ impl Matrix<'_> {
         for name in &total.failed {
             self.ui.line(format_args!("failed: {name}"));
         }
-        self.ui.line(format_args!("took {:.1} s", took.as_secs_f64()));
+        self.ui
+            .line(format_args!("took {:.1} s", took.as_secs_f64()));
         let (failed, skipped) = (total.failed.len(), total.skipped.len());
         self.ui.line(format_args!(
             "{} passed, {failed} failed, {skipped} skipped",
