@@ -48,7 +48,7 @@ fn lower_field_may_go_down_but_not_up() {
 
 #[test]
 fn signed_field_counts_all_ones_as_less_than_zero() {
-    // ID_AA64MMFR0_EL1.TGRAN4: 0xf is "not implemented", 1 is 52 bits.
+    // ID_AA64MMFR0_EL1.TGRAN4: 0xf says that there are no such pages, 1 is 52 bits.
     let register = find(Encoding::new(3, 0, 0, 7, 0)).unwrap();
     let tgran4 = |value: u64| value << 28;
     assert!(register.accepts(tgran4(0xf), tgran4(0)));
