@@ -15,6 +15,10 @@ use std::{
         Write, //
     },
     process::ExitCode,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 use anyhow::Result;
@@ -23,6 +27,8 @@ use anyhow::Result;
 pub const EXIT_SKIP: u8 = 4;
 /// Exit code of a test that failed, as `KSFT_FAIL`.
 pub const EXIT_FAIL: u8 = 1;
+/// A case that takes longer says how long.
+const LONG: Duration = Duration::from_secs(5);
 
 /// An error that says that a case cannot be run here.
 #[derive(Debug)]
@@ -127,6 +133,7 @@ impl Test {
         line(&format!("1..{}", cases.len()));
         let mut totals = Totals::default();
         for (index, case) in cases.into_iter().enumerate() {
+            let start = Instant::now();
             let mut result = (case.body)();
             let after = after_each();
             if result.is_ok() {
@@ -135,6 +142,10 @@ impl Test {
                 diagnose(&error);
             }
             totals.count(&result);
+            let took = start.elapsed();
+            if took > LONG {
+                note(format!("{:.0} s", took.as_secs_f64()));
+            }
             if let Err(error) = &result {
                 if !error.is::<Skip>() {
                     diagnose(error);
