@@ -46,19 +46,8 @@ use crate::{
 /// Lines of the console that are shown if a cell fails.
 const CONSOLE_TAIL: usize = 25;
 
-/// Tests of each cell of the matrix.
-const CELL: &[&str] = &[
-    "load_unload",
-    "regs",
-    "hypercalls",
-    "tables_at",
-    "hotplug",
-    "contain",
-    "guest_basic",
-];
-
-/// The same for CPUs with SVE.
-const CELL_SVE: &[&str] = &[
+/// Tests of each cell of the matrix. The last one is for CPUs with SVE.
+const TESTS: &[&str] = &[
     "load_unload",
     "regs",
     "hypercalls",
@@ -82,9 +71,9 @@ fn run_of(cell: &Cell) -> Run {
             true => runs::CPU_HAS_VHE,
             false => runs::CPU_HAS_NO_VHE,
         },
-        tests: match cell.model.sve {
-            true => CELL_SVE,
-            false => CELL,
+        tests: match TESTS {
+            [all @ .., _sve] if !cell.model.sve => all,
+            all => all,
         },
         may_skip: None,
         timeout: Duration::from_secs(900),

@@ -411,7 +411,7 @@ fn dirty_under_load(kvm: &Kvm) -> Result<()> {
 /// Blocks must be split when logging begins.
 fn dirty_huge(kvm: &Kvm) -> Result<()> {
     let ram = Ram::huge(2 * huge_size())?;
-    copy_while_writing(kvm, &ram, 20)
+    copy_while_writing(kvm, &ram, 8)
 }
 
 /// Exits of a vCPU while it reads every page of `ram`.
@@ -427,7 +427,7 @@ fn exits_for_reading(kvm: &Kvm, ram: &Ram) -> Result<u64> {
 }
 
 fn blocks(kvm: &Kvm) -> Result<()> {
-    const COUNT: usize = 4;
+    const COUNT: usize = 2;
     let pages = (COUNT * huge_size() / page_size()) as u64;
     let small = exits_for_reading(kvm, &Ram::new(COUNT * huge_size())?)?;
     let huge = exits_for_reading(kvm, &Ram::huge(COUNT * huge_size())?)?;

@@ -116,7 +116,7 @@ fn vmstat(name: &str) -> Result<u64> {
 
 fn swap(kvm: &Kvm) -> Result<()> {
     /// How often all of the guest's memory is to go out, counted in pages.
-    const TIMES: u64 = 4;
+    const TIMES: u64 = 2;
     /// Longest time for that, on a machine that has much else to do: every page that goes has all CPUs invalidate.
     const LONGEST: Duration = Duration::from_secs(180);
     let _swap = disk::MEMORY.attach()?.swap()?;
@@ -216,7 +216,7 @@ fn ksm(kvm: &Kvm) -> Result<()> {
 
 /// Each fork makes all memory copy-on-write, and the guest goes on writing to it.
 fn forks(kvm: &Kvm) -> Result<()> {
-    const FORKS: u32 = 10;
+    const FORKS: u32 = 6;
     let rounds = compute_while(kvm, SIZE, Ram::new, |fleet| {
         for number in 0..FORKS {
             fork_once(fleet).with_context(|| format!("fork {number}"))?;
