@@ -144,7 +144,11 @@ impl Run {
         if self.flavour == debug_kernel::FLAVOUR {
             // The crash kernel is as large as this one, and has a file system with kernel and module in it.
             words = words.replace("crashkernel=192M", "crashkernel=640M");
-            words += &format!(" eltwo.watch=1 eltwo.patience={}", debug_runs::PATIENCE);
+            words += &format!(" eltwo.patience={}", debug_runs::PATIENCE);
+            words += match self.ram_base {
+                Some(base) if base >= KMEMLEAK_ENDS => " kmemleak=off eltwo.watch=lockdep",
+                _ => " eltwo.watch=kmemleak,lockdep",
+            };
         }
         if self.flavour == debug_kernel::FLAVOUR || self.cpus > CPUS_IN_TIME {
             // An emulated CPU that the host has no time for is not stuck.
@@ -203,6 +207,10 @@ impl Run {
         words
     }
 }
+
+/// kmemleak looks at each page frame number between the first and the last of a zone (`kmemleak_scan`), and board RAM is at 1 GiB:
+/// with a bank from here on it comes to no end.
+const KMEMLEAK_ENDS: u64 = 1 << 40;
 
 /// Emulated CPUs that a host with few CPUs, and other VMs on them, still finds time for in the 20 s that the kernel's
 /// watchdogs allow.

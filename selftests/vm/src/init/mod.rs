@@ -8,7 +8,7 @@
 //! | `eltwo.timeout=S` | seconds for every test, instead of its own limit |
 //! | `eltwo.resume=1` | go on where the image on the disk ends, if there is one |
 //! | `eltwo.patience=N` | times that a test may take longer than its limit |
-//! | `eltwo.watch=1` | it is a failure if this kernel cannot look for errors |
+//! | `eltwo.watch=a,b` | it is a failure if this kernel does not look for errors with each of these: `kmemleak`, `lockdep` |
 //! | `eltwo.verbose=1` | leave the log level of the console alone |
 
 mod resume;
@@ -43,7 +43,7 @@ pub struct Orders {
     run: Vec<String>,
     limit: Option<Duration>,
     patience: u32,
-    watch: bool,
+    watch: Vec<String>,
     verbose: bool,
     resume: bool,
 }
@@ -54,7 +54,7 @@ impl Orders {
             run: Vec::new(),
             limit: None,
             patience: 1,
-            watch: false,
+            watch: Vec::new(),
             verbose: false,
             resume: false,
         };
@@ -70,7 +70,9 @@ impl Orders {
                 Some(("eltwo.patience", times)) => {
                     orders.patience = times.parse().unwrap_or(orders.patience).max(1);
                 }
-                Some(("eltwo.watch", value)) => orders.watch = value != "0",
+                Some(("eltwo.watch", names)) => {
+                    orders.watch = names.split(',').map(str::to_string).collect();
+                }
                 Some(("eltwo.verbose", value)) => orders.verbose = value != "0",
                 _ => {}
             }

@@ -107,7 +107,7 @@ pub fn all(orders: &Orders) -> Result<()> {
     ));
     results.line("KTAP version 1");
     results.line(&format!("1..{}", orders.run.len()));
-    let watch = Watch::begin(orders.watch)?;
+    let watch = Watch::begin(&orders.watch)?;
     if let Some(description) = watch.description() {
         results.line(&format!("# eltwo-init: watched by {description}"));
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{
-    ensure,
+    bail,
     Context,
     Result, //
 };
@@ -49,38 +49,42 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// If `required`: this is not a kernel that looks for errors, or kmemleak has switched itself off, which it does for good
-    /// when it runs out of memory; then no file is there to be written to.
-    pub fn begin(required: bool) -> Result<Self> {
+    /// Something of `required` does not look: it is not in this kernel, or kmemleak has switched itself off, which it does for
+    /// good when it runs out of memory; then no file is there to be written to.
+    pub fn begin(required: &[String]) -> Result<Self> {
         let watch = Self {
             kmemleak: Path::new(KMEMLEAK).exists() && fs::write(KMEMLEAK, "scan").is_ok(),
             lockdep: Path::new(LOCKDEP).exists(),
         };
-        ensure!(
-            !required || (watch.kmemleak && watch.lockdep),
-            "this kernel does not look for errors: kmemleak {}, lockdep {}",
-            watch.kmemleak,
-            watch.lockdep
-        );
+        let names = watch.names();
+        let missing = required.iter().find(|name| !names.contains(&name.as_str()));
+        if let Some(name) = missing {
+            bail!("this kernel does not look for errors with {name}, only with {names:?}");
+        }
         if watch.kmemleak {
             watch.scan()?;
             fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;
         }
-        if required {
+        if !required.is_empty() {
             stop_fair_servers()?;
         }
         Ok(watch)
     }
 
+    /// What looks.
+    fn names(&self) -> Vec<&'static str> {
+        let names = [(self.kmemleak, "kmemleak"), (self.lockdep, "lockdep")];
+        names
+            .into_iter()
+            .filter(|(there, _)| *there)
+            .map(|(_, name)| name)
+            .collect()
+    }
+
     /// What it looks at, for the log; nothing on an ordinary kernel.
     pub fn description(&self) -> Option<String> {
-        let words = [(self.kmemleak, "kmemleak"), (self.lockdep, "lockdep")];
-        let words: Vec<&str> = words
-            .iter()
-            .filter(|(there, _)| *there)
-            .map(|(_, word)| *word)
-            .collect();
-        (!words.is_empty()).then(|| words.join(", "))
+        let names = self.names();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// What is wrong after a test, one line each. kmemleak takes its time, so it is asked after the `last` test only: an object
