@@ -10,6 +10,7 @@ use crate::{
     cmd::Failure,
     debug_kernel,
     runs::{
+        End,
         Run,
         FAILSLAB,
         FLAVOUR,
@@ -41,6 +42,9 @@ pub const PATIENCE: u32 = 8;
 
 /// Memory of a machine in MiB, at least: an eighth of it is KASAN's, and freed memory waits in a quarantine.
 const LEAST_MIB: u64 = 2048;
+
+/// The same where a crash kernel, which has half of it, reads the other half: each page is mapped for that, which takes 1 ms.
+const LEAST_MIB_TO_DUMP: u64 = 1280;
 
 /// Longest that a run may take.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
@@ -93,9 +97,10 @@ impl Plan {
 fn on_debug_kernel(run: &Run) -> Run {
     Run {
         flavour: debug_kernel::FLAVOUR,
-        memory_mib: match run.ram_base {
-            Some(_) => run.memory_mib,
-            None => run.memory_mib.max(LEAST_MIB),
+        memory_mib: match (run.ram_base, run.end) {
+            (Some(_), _) => run.memory_mib,
+            (None, End::Kdump) => run.memory_mib.max(LEAST_MIB_TO_DUMP),
+            (None, _) => run.memory_mib.max(LEAST_MIB),
         },
         timeout: (run.timeout * PATIENCE).min(LONGEST),
         ..run.clone()
