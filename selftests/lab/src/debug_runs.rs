@@ -43,7 +43,7 @@ pub const PATIENCE: u32 = 8;
 /// Memory of a machine in MiB, at least: an eighth of it is KASAN's, and freed memory waits in a quarantine.
 const LEAST_MIB: u64 = 2048;
 
-/// The same where a crash kernel, which has half of it, reads the other half: each page is mapped for that, which takes 1 ms.
+/// The same where a crash kernel, which has half of it, reads the other half: each page is mapped for that.
 const LEAST_MIB_TO_DUMP: u64 = 1280;
 
 /// Longest that a run may take.
