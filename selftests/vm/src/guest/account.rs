@@ -207,9 +207,8 @@ fn still_damon() -> Result<()> {
     Ok(())
 }
 
-/// Gives back what is only cached: page cache, dentries, inodes and empty slabs, and on the debug kernel what waits in KASAN's
-/// quarantine.
-pub fn shrink() -> Result<()> {
+/// Gives back what is only cached: page cache, dentries, inodes and empty slabs.
+fn shrink() -> Result<()> {
     sync();
     fs::write("/proc/sys/vm/drop_caches", "3")?;
     // Each CPU keeps differences to the counters of its own; this adds them up.

@@ -26,7 +26,6 @@ use super::guest_lifetime::{
 };
 use crate::{
     guest::{
-        account,
         cgroup::Group,
         child, //
     },
@@ -70,7 +69,7 @@ fn expect_nothing(group: &Group) -> Result<()> {
     group.leave()?;
     let mut charged = Ok(0);
     let nothing = poll(|| {
-        charged = account::shrink().and_then(|()| group.charged());
+        charged = group.charged();
         !matches!(charged, Ok(bytes) if bytes != 0)
     });
     let bytes = charged?;
