@@ -34,7 +34,7 @@ const LAST: u32 = 20;
 /// Loading has at least that many steps.
 const AT_LEAST: usize = 12;
 /// Rounds of all failures over which memory is compared.
-const ROUNDS: i64 = 4;
+const ROUNDS: i64 = 8;
 
 pub fn test() -> Test {
     let found = Rc::new(RefCell::new(Vec::new()));

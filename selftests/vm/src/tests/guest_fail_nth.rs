@@ -97,8 +97,8 @@ const AT_LEAST: u32 = 35;
 /// No row of calls has so many steps.
 const LAST: u32 = 20_000;
 /// Rounds of all failures over which memory is compared, and rounds before it.
-const ROUNDS: i64 = 4;
-const WARM_UP: i64 = 2;
+const ROUNDS: i64 = 10;
+const WARM_UP: i64 = 3;
 
 pub fn test() -> Test {
     host::test()
