@@ -323,6 +323,9 @@ fn guest(world: &mut World<'_>, target: usize) -> Result<()> {
 const STATE: &str = "/sys/power/state";
 const CLOCKS: &str = "/sys/class/rtc";
 const SUSPENDED: &str = "/sys/power/suspend_stats/success";
+const FAILED_DEVICE: &str = "/sys/power/suspend_stats/last_failed_dev";
+/// How the name of the device starts that the kernel gives its alarm timers, below the clock that they set.
+const ALARM_DEVICE: &str = "alarmtimer";
 const TEST: &str = "/sys/power/pm_test";
 const TEST_DELAY: &str = "/sys/module/hibernate/parameters/pm_test_delay";
 
@@ -355,7 +358,7 @@ fn has_alarm() -> Result<bool> {
     for clock in fs::read_dir(CLOCKS).context(CLOCKS)? {
         for entry in fs::read_dir(clock?.path())? {
             let name = entry?.file_name();
-            if name.to_string_lossy().starts_with("alarmtimer") {
+            if name.to_string_lossy().starts_with(ALARM_DEVICE) {
                 return Ok(true);
             }
         }
@@ -379,8 +382,7 @@ pub fn sleep(state: &str) -> Result<()> {
     for attempt in 0..PERIODS {
         let _alarms = alarms(PERIOD * 2_u32.pow(attempt))?;
         match fs::write(STATE, state) {
-            // An alarm was too near by the time that all was quiet.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && alarm_is_near()? => {}
             result => {
                 result.with_context(|| format!("sleep state {state}"))?;
                 ensure!(count()? == before + 1, "{SUSPENDED} has not moved on");
@@ -388,7 +390,13 @@ pub fn sleep(state: &str) -> Result<()> {
             }
         }
     }
-    bail!("sleep state {state}: refused {PERIODS} times for something that is about to happen")
+    bail!("sleep state {state}: refused {PERIODS} times for an alarm that is near")
+}
+
+/// Was it an alarm, and nothing else, for which the kernel has refused to sleep? It comes too soon if freezing has taken long.
+fn alarm_is_near() -> Result<bool> {
+    let device = fs::read_to_string(FAILED_DEVICE).context(FAILED_DEVICE)?;
+    Ok(device.starts_with(ALARM_DEVICE))
 }
 
 fn suspend_to_idle(_: &mut World<'_>, _: usize) -> Result<()> {
