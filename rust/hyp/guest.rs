@@ -69,6 +69,7 @@ const HCR_VSE_SHIFT: u32 = 8;
 global_asm!(
     include_str!("../../asm/frame.S"),
     include_str!("../../asm/guest.S"),
+    include_str!("../../asm/guest_vectors.S"),
     include_str!("../../asm/guest_extra.S"),
     HOST = const offset_of!(CpuContext, host),
     REPORT = const offset_of!(CpuContext, report),

@@ -16,11 +16,15 @@ use crate::{
 };
 
 /// The sources, by name.
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 6] = [
     ("asm/frame.S", include_str!("../../../asm/frame.S")),
     ("asm/idmap.S", include_str!("../../../asm/idmap.S")),
     ("asm/vectors.S", include_str!("../../../asm/vectors.S")),
     ("asm/guest.S", include_str!("../../../asm/guest.S")),
+    (
+        "asm/guest_vectors.S",
+        include_str!("../../../asm/guest_vectors.S"),
+    ),
     (
         "asm/guest_extra.S",
         include_str!("../../../asm/guest_extra.S"),

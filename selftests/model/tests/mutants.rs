@@ -41,6 +41,7 @@ fn mutants_come_from_everywhere() {
         "asm/vectors.S",
         "asm/frame.S",
         "asm/guest.S",
+        "asm/guest_vectors.S",
         "asm/guest_extra.S",
         "rust/arch/debug.rs",
         "rust/arch/el1.rs",
