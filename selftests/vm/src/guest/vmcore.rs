@@ -14,6 +14,10 @@ use anyhow::{
     Context,
     Result, //
 };
+use memmap2::{
+    Mmap,
+    MmapOptions, //
+};
 use object::{
     elf::{
         FileHeader64,
@@ -52,6 +56,8 @@ impl Segment {
 #[derive(Debug)]
 pub struct Vmcore {
     file: File,
+    /// Size of the file in bytes.
+    pub size: u64,
     /// Memory.
     pub segments: Vec<Segment>,
     /// CPUs that have saved their registers.
@@ -74,6 +80,7 @@ impl Vmcore {
         let header = FileHeader64::<LittleEndian>::parse(data)?;
         let mut vmcore = Self {
             file,
+            size,
             segments: Vec::new(),
             cpus: 0,
             info: String::new(),
@@ -103,6 +110,19 @@ impl Vmcore {
             }
         }
         Ok(vmcore)
+    }
+
+    /// Maps `length` bytes of the file at `offset`, a multiple of the page size, as `makedumpfile` does: `read` has the kernel map and
+    /// unmap each page by itself.
+    pub fn map(&self, offset: u64, length: usize) -> Result<Mmap> {
+        // SAFETY: The memory of a dead kernel, which nothing changes any more.
+        let map = unsafe {
+            MmapOptions::new()
+                .offset(offset)
+                .len(length)
+                .map(&self.file)
+        };
+        map.with_context(|| format!("{} at {offset:#x}", Self::FILE))
     }
 
     /// Reads memory at a physical address.

@@ -3,13 +3,7 @@
 //! What a crash kernel finds: it is at EL2, has the whole memory of the kernel that has died, with its log, and can load the
 //! module.
 
-use std::{
-    fs::{
-        self,
-        File, //
-    },
-    io::Read, //
-};
+use std::fs;
 
 use anyhow::{
     ensure,
@@ -32,6 +26,7 @@ use crate::{
             Record, //
         },
         module,
+        page,
         printk,
         vmcore::Vmcore, //
     },
@@ -103,37 +98,34 @@ fn every_cpu() -> Result<()> {
     Ok(())
 }
 
-/// Every byte can be read, and what the dead kernel knew is in there.
+/// How much is mapped at a time, in bytes.
+const WINDOW: usize = 64 << 20;
+
+/// Every page can be read, and what the dead kernel knew is in there.
 fn readable() -> Result<()> {
+    let vmcore = Vmcore::open()?;
     let words = Panic::ordered()?.last_words();
     let finder = memmem::Finder::new(&words);
-    let mut file = File::open(Vmcore::FILE)?;
-    let expected = file.metadata()?.len();
-    let mut buffer = vec![0; (1 << 20) + words.len()];
-    let (mut total, mut kept, mut seen) = (0, 0, false);
-    loop {
-        let length = file
-            .read(&mut buffer[kept..])
-            .with_context(|| format!("{} at {total:#x}", Vmcore::FILE))?;
-        if length == 0 {
-            break;
-        }
-        total += length as u64;
-        let end = kept + length;
-        seen = seen || finder.find(&buffer[..end]).is_some();
-        // They may lie across the border of two reads.
-        kept = words.len().min(end);
-        buffer.copy_within(end - kept..end, 0);
+    let page = page::size_bytes()?;
+    let mut seen = false;
+    for offset in (0..vmcore.size).step_by(WINDOW) {
+        // They may lie across the border of two windows.
+        let rest = usize::try_from(vmcore.size - offset)?;
+        let window = vmcore.map(offset, rest.min(WINDOW + page))?;
+        // A search that finds nothing has touched each page.
+        seen |= finder.find_iter(&window).count() != 0;
     }
-    ensure!(
-        total == expected,
-        "{total} bytes could be read of {expected}"
-    );
     ensure!(
         seen,
         "the last words of the dead kernel are not in its memory"
     );
-    note(format!("{total} bytes"));
+    for segment in &vmcore.segments {
+        let last = segment.pa + segment.bytes - 1;
+        for pa in [segment.pa, last] {
+            vmcore.read(pa, 1)?;
+        }
+    }
+    note(format!("{} bytes", vmcore.size));
     Ok(())
 }
 
