@@ -39,6 +39,9 @@ const NO_VHE: &str = "id_aa64mmfr1.vh=0";
 pub const CPU_HAS_NO_VHE: &[&str] = &[KVM_OFF];
 pub const CPU_HAS_VHE: &[&str] = &[KVM_OFF, NO_VHE];
 
+/// Memory for a crash kernel, on the command line.
+const CRASH_MEMORY: &str = "crashkernel=192M";
+
 /// Flavour of the kernel that the runs take, unless they say otherwise.
 pub const FLAVOUR: &str = "arm64";
 
@@ -142,8 +145,7 @@ impl Run {
         words.push(more);
         let mut words = words.join(" ");
         if self.flavour == debug_kernel::FLAVOUR {
-            // The crash kernel is as large as this one, and has a file system with kernel and module in it.
-            words = words.replace("crashkernel=192M", "crashkernel=640M");
+            words = words.replace(CRASH_MEMORY, debug_runs::CRASH_MEMORY);
             words += &format!(" eltwo.patience={}", debug_runs::PATIENCE);
             words += match self.ram_base {
                 Some(base) if base >= KMEMLEAK_ENDS => " kmemleak=off eltwo.watch=lockdep",

@@ -13,14 +13,12 @@ use super::{
     Run,
     BASE,
     CPU_HAS_VHE,
+    CRASH_MEMORY,
     FLAVOUR_16K,
     KVM_OFF,
     NO_VHE,
     SOAK, //
 };
-
-/// Memory for a crash kernel, on the command line.
-const CRASH_MEMORY: &str = "crashkernel=192M";
 
 /// A small run that panics and goes on with the crash kernel.
 const KDUMP: Run = Run {
