@@ -45,25 +45,22 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins. What kmemleak finds now is the kernel's own and is forgotten.
+    /// Begins. The kernel itself has lost nothing when it has started: it need not be looked for.
     ///
     /// # Errors
     ///
-    /// Something of `required` does not look: it is not in this kernel, or kmemleak has switched itself off, which it does for
-    /// good when it runs out of memory; then no file is there to be written to.
+    /// Something of `required` does not look: it is not in this kernel, or kmemleak is off, as it is for good when it has run out of
+    /// memory.
     pub fn begin(required: &[String]) -> Result<Self> {
         let watch = Self {
-            kmemleak: Path::new(KMEMLEAK).exists() && fs::write(KMEMLEAK, "scan").is_ok(),
+            // kmemleak refuses this when it is off, and does not scan by itself anyway.
+            kmemleak: Path::new(KMEMLEAK).exists() && fs::write(KMEMLEAK, "scan=off").is_ok(),
             lockdep: Path::new(LOCKDEP).exists(),
         };
         let names = watch.names();
         let missing = required.iter().find(|name| !names.contains(&name.as_str()));
         if let Some(name) = missing {
             bail!("this kernel does not look for errors with {name}, only with {names:?}");
-        }
-        if watch.kmemleak {
-            watch.scan()?;
-            fs::write(KMEMLEAK, "clear").context(KMEMLEAK)?;
         }
         if !required.is_empty() {
             stop_fair_servers()?;
