@@ -27,9 +27,12 @@ use nix::mount::{
     MsFlags, //
 };
 
+use super::cpu;
 use crate::ktap::Skip;
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// Writing 1 to it has every CPU put the pages that it has gathered on their lists (`lru_add_drain_all`), too.
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 /// Which controllers the groups within a group have.
 const SUBTREE: &str = "cgroup.subtree_control";
 
@@ -79,10 +82,15 @@ impl Group {
         fs::remove_dir(&path).with_context(|| format!("{path:?}"))
     }
 
-    /// Bytes that are charged: all that can be given back has been asked for, and what CPUs had charged in advance is returned.
+    /// Bytes that are charged, without what CPUs keep for later.
     pub fn charged(&self) -> Result<u64> {
-        // The kernel makes a group keep to this limit when it is set, as far as it can, and kills nobody for it.
-        self.write("memory.high", "0")?;
+        // A CPU gathers pages before it puts them on lists, and pages that were freed meanwhile stay among them.
+        fs::write(DROP_CACHES, "1").context(DROP_CACHES)?;
+        // When this limit is set the kernel returns what CPUs have charged in advance, reclaims what it can, and kills nobody. It
+        // is set on each CPU, as an idle one keeps the `mm_struct` of the process that it ran last (lazy TLB).
+        for cpu in cpu::online()? {
+            cpu::on(cpu, || self.write("memory.high", "0"))?;
+        }
         let bytes = self.read("memory.current")?.trim().parse()?;
         self.write("memory.high", "max")?;
         Ok(bytes)

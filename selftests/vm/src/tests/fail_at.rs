@@ -17,7 +17,10 @@ use nix::errno::Errno;
 use super::standard;
 use crate::{
     guest::{
-        account::Account,
+        account::{
+            rounds,
+            Account, //
+        },
         cpu,
         debugfs,
         kmsg::Log,
@@ -34,7 +37,7 @@ const LAST: u32 = 20;
 /// Loading has at least that many steps.
 const AT_LEAST: usize = 12;
 /// Rounds of all failures over which memory is compared.
-const ROUNDS: i64 = 8;
+const ROUNDS: u32 = 8;
 
 pub fn test() -> Test {
     let found = Rc::new(RefCell::new(Vec::new()));
@@ -155,14 +158,15 @@ fn each_cpu(steps: &[u32]) -> Result<()> {
 
 fn no_leak(steps: usize) -> Result<()> {
     let before = Account::take()?;
-    for _ in 0..ROUNDS {
+    let rounds = rounds(ROUNDS);
+    for _ in 0..rounds {
         for nth in 1..=steps {
             let failure = named(&format!("fail_nth={nth}"))?;
             ensure!(failure.is_some(), "step {nth} does not fail");
         }
     }
     // A step that loses one unit each time would lose as many as there are rounds.
-    let now = before.expect_back_at(ROUNDS / 2)?;
+    let now = before.expect_back_at(i64::from(rounds) / 2)?;
     note(before.compare(&now));
     Ok(())
 }

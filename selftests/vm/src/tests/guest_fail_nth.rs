@@ -37,7 +37,10 @@ use nix::{
 
 use crate::{
     guest::{
-        account::Account,
+        account::{
+            rounds,
+            Account, //
+        },
         module, //
     },
     ktap::{
@@ -97,7 +100,7 @@ const AT_LEAST: u32 = 35;
 /// No row of calls has so many steps.
 const LAST: u32 = 20_000;
 /// Rounds of all failures over which memory is compared, and rounds before it.
-const ROUNDS: i64 = 10;
+const ROUNDS: u32 = 10;
 const WARM_UP: i64 = 3;
 
 pub fn test() -> Test {
@@ -338,10 +341,11 @@ fn no_leak(kvm: &Kvm) -> Result<()> {
     }
     let before = Account::take()?;
     let mut failures = 0;
-    for _ in 0..ROUNDS {
+    let rounds = rounds(ROUNDS);
+    for _ in 0..rounds {
         failures += round()?;
     }
-    let now = before.expect_back_at(ROUNDS / 2)?;
+    let now = before.expect_back_at(i64::from(rounds) / 2)?;
     note(format!("{failures} failures given up"));
     note(before.compare(&now));
     Ok(())
