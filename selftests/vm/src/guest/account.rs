@@ -38,6 +38,8 @@ use super::{
 
 /// Where the debug kernel reports objects that nothing points to any more.
 pub const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+/// Objects and slabs, by cache.
+const SLABINFO: &str = "/proc/slabinfo";
 /// How long deferred frees may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Looks for a first account.
@@ -77,13 +79,7 @@ impl Account {
             let mut account = Self::default();
             account.vmalloc()?;
             if !Path::new(KMEMLEAK).exists() {
-                account.meminfo(&[
-                    "PageTables",
-                    "Percpu",
-                    "KernelStack",
-                    "VmallocUsed",
-                    "SUnreclaim",
-                ])?;
+                account.meminfo(&["PageTables", "Percpu", "KernelStack", "VmallocUsed"])?;
                 account.slabs()?;
                 account.pages()?;
             }
@@ -100,9 +96,13 @@ impl Account {
         }
     }
 
-    /// Pages that the kernel has for itself: not free, not on a per-CPU list, not a program's, not of a file.
+    /// Pages that the kernel has for itself: not free, not on a per-CPU list, not a program's, not of a file, not of a slab. How
+    /// many slabs the objects lie in is chance, and they are counted by themselves.
     fn pages(&mut self) -> Result<()> {
+        // Slabs come and go while this looks; too few of them make the number too large, as everything here does.
+        let before = slab_pages()?;
         let zones = fs::read_to_string("/proc/zoneinfo")?;
+        let slabs = before.min(slab_pages()?);
         let sum = |key: &str| -> i64 {
             let numbers = zones
                 .lines()
@@ -115,7 +115,8 @@ impl Account {
             - sum("pages free")
             - sum("count:")
             - sum("nr_anon_pages")
-            - sum("nr_file_pages");
+            - sum("nr_file_pages")
+            - slabs;
         self.0.insert("kernel pages".into(), pages);
         Ok(())
     }
@@ -154,11 +155,11 @@ impl Account {
 
     /// Objects in use, by slab cache.
     fn slabs(&mut self) -> Result<()> {
-        let text = fs::read_to_string("/proc/slabinfo")?;
+        let text = fs::read_to_string(SLABINFO)?;
         for line in text.lines().skip(2) {
             let mut words = line.split_whitespace();
             let (Some(name), Some(active)) = (words.next(), words.next()) else {
-                bail!("/proc/slabinfo: {line:?}");
+                bail!("{SLABINFO}: {line:?}");
             };
             // These describe areas of vmalloc, freed ones too, which are counted by themselves.
             if name != "vmap_area" {
@@ -201,7 +202,6 @@ impl Account {
         let mut text = String::new();
         for name in [
             "kernel pages",
-            "SUnreclaim pages",
             "VmallocUsed pages",
             "vmalloc areas",
             "Percpu pages",
@@ -218,6 +218,21 @@ impl Account {
         }
         text
     }
+}
+
+/// Pages of all slabs. Large allocations of kmalloc are in none.
+fn slab_pages() -> Result<i64> {
+    let text = fs::read_to_string(SLABINFO)?;
+    let mut pages = 0;
+    for line in text.lines().skip(2) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // name, active and all objects, size, objects and pages of a slab, ..., "slabdata", active and all slabs, ...
+        let (Some(each), Some(slabs)) = (words.get(5), words.get(14)) else {
+            bail!("{SLABINFO}: {line:?}");
+        };
+        pages += each.parse::<i64>()? * slabs.parse::<i64>()?;
+    }
+    Ok(pages)
 }
 
 /// Stops the kernel's access monitor, which is on by default (`CONFIG_DAMON_STAT_ENABLED_DEFAULT`): it splits and merges
