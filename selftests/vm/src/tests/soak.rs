@@ -53,7 +53,7 @@ const WARM_UP_SEED: u64 = 0x5eed;
 const TOLERANCE: i64 = 75;
 /// How often a long soak says how far it is.
 const PROGRESS: Duration = Duration::from_secs(60);
-/// Fewest steps that a soak must come to.
+/// Fewest steps of a soak: on a slow machine it lasts longer than it was told to.
 const FEWEST_STEPS: u64 = 50;
 
 /// What the cases share.
@@ -109,7 +109,9 @@ fn run(ground: &Ground) -> Result<()> {
             note(format!("so far: {counts}"));
             last = Instant::now();
         }
-        counts.loads >= orders.loads && counts.transitions.load(Relaxed) >= orders.transitions
+        counts.steps >= FEWEST_STEPS
+            && counts.loads >= orders.loads
+            && counts.transitions.load(Relaxed) >= orders.transitions
     });
     let end = soak.end();
     let minutes = start.elapsed().as_secs_f64() / 60.0;
@@ -119,12 +121,7 @@ fn run(ground: &Ground) -> Result<()> {
         "soak: {finished} VMs computed to their end, {killed} were killed"
     ));
     result.with_context(|| format!("seed {seed}"))?;
-    end.with_context(|| format!("at the end, seed {seed}"))?;
-    ensure!(
-        soak.counts.steps >= FEWEST_STEPS,
-        "hardly anything was done"
-    );
-    Ok(())
+    end.with_context(|| format!("at the end, seed {seed}"))
 }
 
 fn compare(ground: &Ground) -> Result<()> {
