@@ -315,23 +315,19 @@ fn set_attr(vm: &Vm, attr: &user::Attr) -> Result {
 ///
 /// # Errors
 ///
-/// `EBUSY` if one is in use, `EINVAL` for what is reserved, `EFAULT`.
+/// `EBUSY` if one is in use, `EINVAL` for what is reserved, `EFAULT`, `ENOMEM`.
 fn set_counter_offset(vm: &Vm, arg: usize) -> Result {
     let [offset, reserved] = user::read_longs::<2>(arg)?;
     if reserved != 0 {
         return Err(EINVAL);
     }
-    let mut busy = false;
-    vm.for_each_vcpu(&mut |vcpu| busy |= vcpu.is_busy());
-    if busy {
-        return Err(EBUSY);
-    }
-    let arch = vm.arch();
-    let _config = arch.config();
-    arch.set(Flag::FixedCounters);
-    arch.set_virtual_offset(offset);
-    arch.set_physical_offset(offset);
-    Ok(())
+    vm.while_idle(|| {
+        let arch = vm.arch();
+        let _config = arch.config();
+        arch.set(Flag::FixedCounters);
+        arch.set_virtual_offset(offset);
+        arch.set_physical_offset(offset);
+    })
 }
 
 /// KVM_IRQ_LINE: without an interrupt controller, the two lines of each CPU.

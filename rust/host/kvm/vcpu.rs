@@ -398,9 +398,9 @@ impl Vcpu {
         })
     }
 
-    /// Whether some ioctl on it is under way.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.state.try_lock().is_none()
+    /// Keeps all ioctls on it waiting while the result lives; `None` if one is under way.
+    pub(crate) fn try_hold(&self) -> Option<impl Sized + '_> {
+        self.state.try_lock()
     }
 
     /// Asks for something. It is seen before the next entry; [`Self::kick`] makes that soon.

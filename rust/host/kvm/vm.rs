@@ -259,6 +259,23 @@ impl Vm {
         }
     }
 
+    /// Calls `function` while no vCPU is in use: none is made, and an ioctl of one waits until `function` is through.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if one is in use, `ENOMEM`.
+    pub(crate) fn while_idle(&self, function: impl FnOnce()) -> Result {
+        let vcpus = self.vcpus.lock();
+        let flags = inject::account("the list of the vCPUs that an ioctl stops")?;
+        let mut held = KVec::with_capacity(vcpus.list.len(), flags)?;
+        for vcpu in &vcpus.list {
+            held.push_within_capacity(vcpu.try_hold().ok_or(EBUSY)?)
+                .map_err(|_| ENOMEM)?;
+        }
+        function();
+        Ok(())
+    }
+
     /// The ring of coalesced MMIO.
     pub(crate) fn coalesced_page(&self) -> Option<*mut bindings::page> {
         Some(self.bus.ring_page())
