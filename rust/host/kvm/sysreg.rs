@@ -154,18 +154,20 @@ const CNTP_TVAL: Encoding = Encoding::new(3, 3, 14, 2, 0);
 const CTL_ENABLE: u64 = 1 << 0;
 const CTL_ISTATUS: u64 = 1 << 2;
 
-/// ERRIDR_EL1 to ERXMISC3_EL1: the error records, of which a guest has none.
-fn is_error_record(encoding: Encoding) -> bool {
-    encoding.op0() == 3
-        && encoding.op1() == 0
-        && encoding.crn() == 5
-        && match (encoding.crm(), encoding.op2()) {
-            (3, op2) => op2 < 2,
-            // What FEAT_RASv1p1 added is not there.
-            (4, op2) => op2 < 4,
-            (5, op2) => op2 < 2,
-            _ => false,
-        }
+/// The least ID_AA64PFR0_EL1.RAS with which the register exists, if it is one of the error records, of which a guest has none:
+/// ERRIDR_EL1 to ERXMISC3_EL1.
+fn ras_of_error_record(encoding: Encoding) -> Option<u64> {
+    const RAS: u64 = 1;
+    const RAS_V1P1: u64 = 2;
+    if (encoding.op0(), encoding.op1(), encoding.crn()) != (3, 0, 5) {
+        return None;
+    }
+    match (encoding.crm(), encoding.op2()) {
+        (3, 0..=1) | (4, 0..=3) | (5, 0..=1) => Some(RAS),
+        // ERXPFGF_EL1, ERXPFGCTL_EL1, ERXPFGCDN_EL1; ERXMISC2_EL1, ERXMISC3_EL1.
+        (4, 4..=6) | (5, 2..=3) => Some(RAS_V1P1),
+        _ => None,
+    }
 }
 
 /// Whether the register reads as zero and ignores writes.
@@ -173,11 +175,11 @@ fn is_zero(active: &Active<'_>, encoding: Encoding) -> bool {
     /// ID_AA64MMFR1_EL1.LO, ID_AA64PFR0_EL1.RAS.
     const LO_SHIFT: u32 = 16;
     const RAS_SHIFT: u32 = 28;
-    let told = |register, shift| idreg::field(id::get(active.vm, register), shift) != 0;
+    let told = |register, shift| idreg::field(id::get(active.vm, register), shift);
     if zero::LOR.contains(&encoding) {
-        told(Encoding::new(3, 0, 0, 7, 1), LO_SHIFT)
-    } else if is_error_record(encoding) {
-        told(idreg::AA64PFR0, RAS_SHIFT)
+        told(Encoding::new(3, 0, 0, 7, 1), LO_SHIFT) != 0
+    } else if let Some(least) = ras_of_error_record(encoding) {
+        told(idreg::AA64PFR0, RAS_SHIFT) >= least
     } else {
         zero::DEBUG.contains(&encoding)
     }
