@@ -30,6 +30,7 @@ use crate::{
         },
         sysregs::Memory, //
     },
+    host::probe,
 };
 
 /// What user space wants of a vCPU.
@@ -125,6 +126,21 @@ pub(super) fn load(active: &Active<'_>) -> Option<HostDebug> {
     };
     // SAFETY: Interrupts are masked, and the caller restores before it unmasks them.
     Some(unsafe { HostDebug::replace(registers) })
+}
+
+/// PSTATE after a synchronous exception, where the guest was entered with `before`.
+///
+/// On some cores (Linux: `ARM64_WORKAROUND_2077057`) SPSR_EL2 is wrong after a trap of pointer authentication that comes where the
+/// step was still to be made. Nothing has been executed then, so PSTATE is what it was.
+pub(super) fn settle_pstate(active: &mut Active<'_>, before: u64) {
+    const EC_POINTER_AUTHENTICATION: u64 = 0x09;
+    if (active.context().exit.esr >> 26) & 0x3f == EC_POINTER_AUTHENTICATION
+        && before & PSTATE_SS != 0
+        && is_stepping(active)
+        && probe::has_cap(bindings::ARM64_WORKAROUND_2077057)
+    {
+        active.context_mut().regs.spsr = before;
+    }
 }
 
 fn is_stepping(active: &Active<'_>) -> bool {

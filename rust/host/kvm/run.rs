@@ -288,6 +288,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         timing::save_user_fp(masked.proof());
     }
     let host_debug = debug::load(active);
+    let pstate = active.context().regs.spsr;
     let injected = Injected::take(&mut active.context_mut().config);
     timing::guest_enter(masked.proof());
     let outcome = cpu.run_guest(service, vcpu.hyp_va(), masked.proof());
@@ -311,6 +312,9 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
     }
     if fp {
         timing::release_fp(masked.proof());
+    }
+    if outcome == Ok(ExitReason::Sync) {
+        debug::settle_pstate(active, pstate);
     }
     if outcome == Ok(ExitReason::Irq) {
         take_interrupt(masked);
