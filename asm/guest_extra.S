@@ -93,6 +93,9 @@ eltwo_extra_enter:
 1:	tbz	x9, #{EXTRA_MPAM2}, 1f
 	ldr	x2, [x4, #(8 * {EXTRA_MPAM2})]
 	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
+1:	tbz	x9, #{EXTRA_MPAMHCR}, 1f
+	ldr	x2, [x4, #(8 * {EXTRA_MPAMHCR})]
+	msr	S3_4_C10_C4_0, x2	// MPAMHCR_EL2
 1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
 	ldr	x2, [x4, #(8 * {EXTRA_ICH_HCR})]
 	msr	S3_4_C12_C11_0, x2	// ICH_HCR_EL2
@@ -118,6 +121,9 @@ eltwo_extra_leave:
 1:	tbz	x9, #{EXTRA_MPAM2}, 1f
 	ldr	x2, [x4, #(8 * {EXTRA_MPAM2})]
 	msr	S3_4_C10_C5_0, x2	// MPAM2_EL2
+1:	tbz	x9, #{EXTRA_MPAMHCR}, 1f
+	ldr	x2, [x4, #(8 * {EXTRA_MPAMHCR})]
+	msr	S3_4_C10_C4_0, x2	// MPAMHCR_EL2
 1:	tbz	x9, #{EXTRA_ICH_HCR}, 1f
 	ldp	x2, x3, [x4, #(8 * {EXTRA_ICH_HCR})]
 	msr	S3_4_C12_C9_5, x3	// ICC_SRE_EL2

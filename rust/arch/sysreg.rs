@@ -164,6 +164,8 @@ readers! {
     hdfgwtr_el2 = "S3_4_C3_C1_5";
     /// MPAM2_EL2. Only with FEAT_MPAM.
     mpam2_el2 = "S3_4_C10_C5_0";
+    /// MPAMHCR_EL2. Only where MPAMIDR_EL1.HAS_HCR is set.
+    mpamhcr_el2 = "S3_4_C10_C4_0";
     /// ICH_HCR_EL2. Only with the GIC's system registers in use.
     ich_hcr_el2 = "S3_4_C12_C11_0";
     /// ICC_SRE_EL2. Only with a GICv3.

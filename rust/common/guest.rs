@@ -149,26 +149,56 @@ pub mod extra {
     pub const HDFGRTR: u32 = 4;
     /// HDFGWTR_EL2.
     pub const HDFGWTR: u32 = 5;
-    /// MPAM2_EL2 (FEAT_MPAM).
+    /// MPAM2_EL2 (FEAT_MPAM, FEAT_MPAMv0p1).
     pub const MPAM2: u32 = 6;
+    /// MPAMHCR_EL2 (MPAMIDR_EL1.HAS_HCR).
+    pub const MPAMHCR: u32 = 7;
     /// ICH_HCR_EL2 and, behind it, ICC_SRE_EL2 (GICv3 system registers in use).
-    pub const ICH_HCR: u32 = 7;
+    pub const ICH_HCR: u32 = 8;
     /// ICC_SRE_EL2.
-    pub const ICC_SRE: u32 = 8;
+    pub const ICC_SRE: u32 = 9;
     /// PMUSERENR_EL0 (FEAT_PMUv3).
-    pub const PMUSERENR: u32 = 9;
+    pub const PMUSERENR: u32 = 10;
     /// PMSCR_EL1 (FEAT_SPE, and the profiling buffer is the kernel's): sampling is stopped and the buffer drained.
-    pub const PMSCR: u32 = 10;
+    pub const PMSCR: u32 = 11;
     /// PMBLIMITR_EL1, with [`PMSCR`].
-    pub const PMBLIMITR: u32 = 11;
+    pub const PMBLIMITR: u32 = 12;
     /// TRFCR_EL1 (FEAT_TRF): tracing is stopped.
-    pub const TRFCR: u32 = 12;
+    pub const TRFCR: u32 = 13;
     /// TRBLIMITR_EL1 (FEAT_TRBE, and the trace buffer is the kernel's; FEAT_TRF is there too): the buffer is drained.
-    pub const TRBLIMITR: u32 = 13;
+    pub const TRBLIMITR: u32 = 14;
     /// BRBCR_EL1 (FEAT_BRBE): no branches are recorded.
-    pub const BRBCR: u32 = 14;
+    pub const BRBCR: u32 = 15;
     /// Number of places.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
+
+    /// Those that a CPU has for itself, whatever the others have: see [`recorders`].
+    pub const RECORDERS: u64 = (1 << PMSCR) | (1 << TRFCR) | (1 << TRBLIMITR) | (1 << BRBCR);
+
+    /// Bits of what a CPU records by itself: the kernel may use that on the CPUs that have it, so it goes by the CPU's own
+    /// ID_AA64DFR0_EL1 `dfr0`. The kernel's common one says nothing about trace and branches, and about profiling only what
+    /// all CPUs can do.
+    ///
+    /// `pmbidr` and `trbidr` read PMBIDR_EL1 and TRBIDR_EL1, and are called only where these exist: with P set the buffer
+    /// belongs to a higher exception level.
+    pub fn recorders(dfr0: u64, pmbidr: impl FnOnce() -> u64, trbidr: impl FnOnce() -> u64) -> u64 {
+        const P: u64 = 1 << 4;
+        let has = |shift: u32| dfr0.wrapping_shr(shift) & 0xf != 0;
+        let (pms_ver, trace_filt, trace_buffer, brbe) = (32, 40, 44, 52);
+        let spe = has(pms_ver) && pmbidr() & P == 0;
+        let trbe = has(trace_filt) && has(trace_buffer) && trbidr() & P == 0;
+        let found = [
+            (PMSCR, spe),
+            (TRFCR, has(trace_filt)),
+            (TRBLIMITR, trbe),
+            (BRBCR, has(brbe)),
+        ];
+        let mut bits = 0;
+        for (place, exists) in found {
+            bits |= u64::from(exists) << place;
+        }
+        bits
+    }
 }
 
 /// What EL2 programs for this vCPU. Filled by the host, never changed by EL2 but for HCR_EL2.VSE, which hardware clears, and
@@ -328,3 +358,6 @@ pub fn stale_from_x4(x4: u64) -> Option<(Stale, u64)> {
     };
     Some((stale, x4 >> 16))
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,8 @@ pub(crate) struct Cpu {
     /// The image before the last init, and one bit for each register that exists here.
     before: [Atomic<u64>; IMAGE.len()],
     present: Atomic<u64>,
+    /// See [`Self::recorders`].
+    recorders: Atomic<u64>,
     /// What a comparison has found: (kept, read) of each register that differed, and one bit for each.
     different: [(Atomic<u64>, Atomic<u64>); IMAGE.len()],
     differs: AtomicU64,
@@ -102,6 +104,7 @@ impl Cpu {
             resets: Atomic::new(0),
             before: [const { Atomic::new(0) }; IMAGE.len()],
             present: Atomic::new(0),
+            recorders: Atomic::new(0),
             different: [const { (Atomic::new(0), Atomic::new(0)) }; IMAGE.len()],
             differs: AtomicU64::new(0),
             context,
@@ -196,6 +199,18 @@ impl Cpu {
             // No guest has been here yet.
             (&raw mut (*context).guest).write_bytes(0, 1);
         }
+    }
+
+    /// What it records by itself, see [`extra::recorders`].
+    ///
+    /// [`extra::recorders`]: crate::common::guest::extra::recorders
+    #[inline]
+    pub(crate) fn recorders(&self) -> u64 {
+        self.recorders.load(Relaxed)
+    }
+
+    pub(super) fn set_recorders(&self, bits: u64, _irqs: &IrqsOff) {
+        self.recorders.store(bits, Relaxed);
     }
 
     /// Its context page.

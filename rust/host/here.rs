@@ -167,6 +167,7 @@ impl Here for OnCpu<'_> {
         inject::fake_id(number, &mut ids);
         admission::compare(&self.service.machine.chosen, &ids).map_err(Trouble::Refused)?;
         self.cpu.remember(&image, self.irqs);
+        self.cpu.set_recorders(probe::this_cpu_records(), self.irqs);
         Ok(())
     }
 

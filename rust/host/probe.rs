@@ -21,6 +21,7 @@ use crate::{
             HVC_STUB_ERR, //
         },
         addr::Granule,
+        guest::extra,
         lifecycle::admission::{
             pa_range_bits,
             Chosen,
@@ -67,6 +68,7 @@ pub(crate) const fn sys_reg(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) ->
 }
 
 pub(crate) const SYS_ID_AA64PFR0_EL1: u32 = sys_reg(3, 0, 0, 4, 0);
+pub(crate) const SYS_ID_AA64PFR1_EL1: u32 = sys_reg(3, 0, 0, 4, 1);
 pub(crate) const SYS_ID_AA64DFR0_EL1: u32 = sys_reg(3, 0, 0, 5, 0);
 pub(crate) const SYS_ID_AA64MMFR0_EL1: u32 = sys_reg(3, 0, 0, 7, 0);
 pub(crate) const SYS_ID_AA64MMFR1_EL1: u32 = sys_reg(3, 0, 0, 7, 1);
@@ -218,6 +220,15 @@ pub(crate) fn this_cpu_ids() -> Ids {
         mmfr2: sysreg::id_aa64mmfr2(),
         ..Ids::default()
     }
+}
+
+/// What this CPU records by itself: bits of [`extra`].
+pub(crate) fn this_cpu_records() -> u64 {
+    extra::recorders(
+        sysreg::id_aa64dfr0(),
+        sysreg::pmbidr_el1,
+        sysreg::trbidr_el1,
+    )
 }
 
 /// ICH_VTR_EL2 of this CPU, which the stub reads for us; `None` if the stub is too old to do so.

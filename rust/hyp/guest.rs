@@ -113,6 +113,7 @@ global_asm!(
     EXTRA_HCRX = const extra::HCRX,
     EXTRA_HFGRTR = const extra::HFGRTR,
     EXTRA_MPAM2 = const extra::MPAM2,
+    EXTRA_MPAMHCR = const extra::MPAMHCR,
     EXTRA_ICH_HCR = const extra::ICH_HCR,
     EXTRA_ICC_SRE = const extra::ICC_SRE,
     EXTRA_PMUSERENR = const extra::PMUSERENR,
@@ -225,6 +226,7 @@ fn host_el2(present: u64) -> HostEl2 {
             read(fgt, sysreg::hdfgrtr_el2),
             read(fgt, sysreg::hdfgwtr_el2),
             read(has(extra::MPAM2), sysreg::mpam2_el2),
+            read(has(extra::MPAMHCR), sysreg::mpamhcr_el2),
             read(gic, sysreg::ich_hcr_el2),
             read(gic, sysreg::icc_sre_el2),
             // The rest belongs to EL1 and is saved at each entry.

@@ -11,7 +11,6 @@ use kernel::prelude::*;
 
 use super::vcpu::Active;
 use crate::{
-    arch::sysreg,
     bindings,
     common::guest::{
         extra,
@@ -20,6 +19,7 @@ use crate::{
         VcpuContext, //
     },
     host::{
+        cpu::Cpu,
         inject::{
             self,
             Step, //
@@ -88,7 +88,7 @@ pub(crate) mod hcr {
     pub(crate) const FWB: u64 = 1 << 46;
     /// VF and VI: what the lines of a vCPU's interrupts decide.
     pub(crate) const LINES: u64 = VF | VI;
-    /// TID5: GMID_EL1 traps (FEAT_MTE2).
+    /// TID5: GMID_EL1 traps. RES0 without FEAT_MTE2.
     pub(crate) const TID5: u64 = 1 << 58;
     /// What every guest runs with. Clear, and so trapped or off: pointer authentication (APK, API), memory tagging (ATA),
     /// activity monitors, SCXTNUM, transactional memory, nesting.
@@ -110,7 +110,8 @@ pub(crate) mod hcr {
         | TACR
         | TSW
         | RW
-        | TLOR;
+        | TLOR
+        | TID5;
 }
 
 /// MDCR_EL2. HPMN, which says how many counters EL1 has, is added by EL2: it stays the CPU's own.
@@ -157,8 +158,15 @@ const CNTHCTL_EL1PCTEN: u64 = 1 << 0;
 /// ICH_HCR_EL2. TC, TALL0, TALL1: the CPU interface traps, as there is no virtual GIC. En is clear: nothing is delivered.
 const ICH_HCR_TRAP_ALL: u64 = (1 << 10) | (1 << 11) | (1 << 12);
 
-/// MPAM2_EL2. TRAPMPAM1EL1, TRAPMPAM0EL1: the guest cannot choose a partition.
-const MPAM2_TRAP: u64 = (1 << 48) | (1 << 49);
+/// MPAM2_EL2. TRAPMPAM1EL1, TRAPMPAM0EL1: the guest cannot choose a partition. TIDR, RES0 before FEAT_MPAMv1p1: MPAMIDR_EL1
+/// traps.
+const MPAM2_TRAP: u64 = (1 << 48) | (1 << 49) | (1 << 58);
+
+/// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: MPAMIDR_EL1 traps, where this is the register to say so.
+const MPAMHCR_TRAP_MPAMIDR: u64 = 1 << 31;
+
+/// HFGWTR_EL2.TCR_EL1: writes of TCR_EL1 trap.
+const HFGWTR_TCR: u64 = 1 << 32;
 
 /// PMUSERENR_EL0. EN, SW, CR, ER: so accesses from EL0 are not UNDEFINED at EL1 first but come to EL2, by MDCR_EL2.TPM.
 const PMUSERENR_ALL: u64 = 0xf;
@@ -185,9 +193,6 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
     if ras {
         hcr |= hcr::TEA | hcr::TERR;
     }
-    if probe::has_cap(bindings::ARM64_MTE) {
-        hcr |= hcr::TID5;
-    }
     hcr |= if fwb() { hcr::FWB } else { hcr::TVM };
     let mut set = 0;
     let mut want = |bit: u32, condition: bool| set |= u64::from(condition) << bit;
@@ -202,7 +207,6 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         probe::has_cap(bindings::ARM64_WORKAROUND_834220),
     );
     let (extra_present, extra) = extras();
-    want(flags::EXTRA, extra_present != 0);
     want(
         flags::PAR_BARRIER,
         probe::has_cap(bindings::ARM64_WORKAROUND_1508412),
@@ -222,20 +226,44 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
         vsesr,
         extra_present,
         extra,
-        // At each entry: a CPU that comes later may need more.
+        // At each entry, see `adapt`: a CPU that comes later may need more.
         unlearn: 0,
         provoke: 0,
     };
     Ok(())
 }
 
-/// What the CPUs that have come so far need at each exit.
+/// What the CPU that is entered records by itself, and what the CPUs that have come so far need at each exit.
 #[inline]
-pub(super) fn unlearn(config: &mut GuestConfig) {
+pub(super) fn adapt(config: &mut GuestConfig, cpu: &Cpu) {
     let unlearn = mitigation::unlearn();
-    let flag = u64::from(unlearn.is_needed()) << flags::UNLEARN;
-    config.flags = (config.flags & !(1 << flags::UNLEARN)) | flag;
     config.unlearn = unlearn.to_word();
+    config.extra_present = (config.extra_present & !extra::RECORDERS) | cpu.recorders();
+    let set = (u64::from(unlearn.is_needed()) << flags::UNLEARN)
+        | (u64::from(config.extra_present != 0) << flags::EXTRA);
+    config.flags = (config.flags & !((1 << flags::UNLEARN) | (1 << flags::EXTRA))) | set;
+}
+
+/// Whether TCR_EL1 is watched for HA and HD: the CPU acts on them although it tells guests that it does not have FEAT_HAFDBS
+/// (Linux: `ARM64_WORKAROUND_AMPERE_AC03_CPU_38`).
+fn masks_access_flag() -> bool {
+    probe::has_cap(bindings::ARM64_WORKAROUND_AMPERE_AC03_CPU_38)
+}
+
+/// TCR_EL1 as the CPU gets it where the guest writes `value`.
+pub(super) fn tcr_el1(value: u64) -> u64 {
+    const HA_HD: u64 = (1 << 39) | (1 << 40);
+    if masks_access_flag() {
+        value & !HA_HD
+    } else {
+        value
+    }
+}
+
+/// Whether writes of the registers that control stage 1 trap for good: on such a core they can make the accesses of its other
+/// threads abort (Linux: `ARM64_WORKAROUND_CAVIUM_TX2_219_TVM`).
+pub(super) fn watches_stage_1() -> bool {
+    probe::has_cap(bindings::ARM64_WORKAROUND_CAVIUM_TX2_219_TVM)
 }
 
 /// Whether EL0 may be AArch32, on every CPU.
@@ -243,46 +271,44 @@ pub(crate) fn has_aarch32_el0() -> bool {
     field(probe::sanitised(probe::SYS_ID_AA64PFR0_EL1), 0) == 2
 }
 
-/// The registers of [`extra`] that every CPU has, and their values for a guest.
+/// The registers of [`extra`] that every CPU has, and their values for a guest. What a CPU has for itself comes at each entry,
+/// see [`adapt`].
 fn extras() -> (u64, [u64; extra::COUNT]) {
     let pfr0 = probe::sanitised(probe::SYS_ID_AA64PFR0_EL1);
     let dfr0 = probe::sanitised(probe::SYS_ID_AA64DFR0_EL1);
     let pmu = field(dfr0, 8);
+    // FEAT_MPAMv0p1 tells of itself in MPAM_frac alone. The kernel lets EL1 have the registers of either.
+    let mpam = field(pfr0, 40) != 0 || field(probe::sanitised(probe::SYS_ID_AA64PFR1_EL1), 16) != 0;
     let present = [
         (
             extra::HCRX,
             field(probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1), 40) != 0,
             0,
         ),
-        // All of zero: registers of features that a guest does not have trap by their negative bits.
+        // But for an erratum all of zero: registers of features that a guest does not have trap by their negative bits.
         (
             extra::HFGRTR,
             field(probe::sanitised(probe::SYS_ID_AA64MMFR0_EL1), 56) != 0,
             0,
         ),
-        (extra::MPAM2, field(pfr0, 40) != 0, MPAM2_TRAP),
+        (extra::MPAM2, mpam, MPAM2_TRAP),
+        (
+            extra::MPAMHCR,
+            mpam && probe::has_cap(bindings::ARM64_MPAM_HCR),
+            MPAMHCR_TRAP_MPAMIDR,
+        ),
         (
             extra::ICH_HCR,
             probe::has_cap(bindings::ARM64_HAS_GICV3_CPUIF),
             ICH_HCR_TRAP_ALL,
         ),
         (extra::PMUSERENR, pmu != 0 && pmu != 0xf, PMUSERENR_ALL),
-        // PMBIDR_EL1.P and TRBIDR_EL1.P: the buffer belongs to a higher exception level.
-        (
-            extra::PMSCR,
-            field(dfr0, 32) != 0 && sysreg::pmbidr_el1() & (1 << 4) == 0,
-            0,
-        ),
-        (extra::TRFCR, field(dfr0, 40) != 0, 0),
-        (
-            extra::TRBLIMITR,
-            field(dfr0, 44) != 0 && field(dfr0, 40) != 0 && sysreg::trbidr_el1() & (1 << 4) == 0,
-            0,
-        ),
-        (extra::BRBCR, field(dfr0, 52) != 0, 0),
     ];
     let mut bits = 0;
     let mut values = [0; extra::COUNT];
+    if masks_access_flag() {
+        values[extra::HFGWTR as usize] = HFGWTR_TCR;
+    }
     for (place, exists, value) in present {
         if exists {
             bits |= 1 << place;

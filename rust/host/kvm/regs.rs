@@ -350,8 +350,6 @@ pub(super) fn set_x(context: &mut crate::common::guest::VcpuContext, number: u8,
 
 /// Before the first KVM_RUN of an initialised vCPU: the VM's registers are what they are from here on.
 pub(crate) fn first_run(active: &mut Active<'_>) -> Result {
-    /// HCR_EL2.TID5: GMID_EL1 traps. RES0 without FEAT_MTE2.
-    const TID5: u64 = 1 << 58;
     let arch = active.vm.arch();
     {
         let mut config = arch.config();
@@ -361,7 +359,6 @@ pub(crate) fn first_run(active: &mut Active<'_>) -> Result {
     let midr = id::get(active.vm, idreg::MIDR);
     let context = active.context_mut();
     context.config.vpidr = midr;
-    context.config.hcr |= TID5;
     debug::apply(active);
     Ok(())
 }

@@ -278,7 +278,7 @@ fn enter(active: &mut Active<'_>) -> Result<Entry> {
         | core::mem::take(&mut active.state_mut().relaxed);
     let config = &mut active.context_mut().config;
     config.vttbr = vttbr;
-    config::unlearn(config);
+    config::adapt(config, cpu);
     config.flags = (config.flags & !(1 << flags::FLUSH)) | (u64::from(flush) << flags::FLUSH);
     config.hcr = (config.hcr & !config::hcr::LINES) | vcpu.irq_lines.load(Ordering::Relaxed);
     config.cntvoff = vm.arch().virtual_offset();

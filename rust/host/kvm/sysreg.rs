@@ -288,7 +288,7 @@ fn write(active: &mut Active<'_>, encoding: Encoding, value: u64) -> Outcome {
     Done(0)
 }
 
-/// What HCR_EL2.TVM traps.
+/// What HCR_EL2.TVM traps, and with an erratum HFGWTR_EL2.TCR_EL1.
 fn is_stage_1(register: SysReg) -> bool {
     matches!(
         register,
@@ -309,13 +309,17 @@ fn is_stage_1(register: SysReg) -> bool {
 /// A write of a register that controls stage 1, while these are watched.
 fn control_stage_1(active: &mut Active<'_>, register: SysReg, value: u64) {
     let before = events::has_caches(active);
+    let value = match register {
+        SysReg::TcrEl1 => config::tcr_el1(value),
+        _ => value,
+    };
     active.context_mut().set_sys_reg(register, value);
     let after = events::has_caches(active);
     if before != after {
         // What the guest wrote around the caches, or in them, must be what it sees from here on.
         active.vm.flush_guest();
     }
-    if after {
+    if after && !config::watches_stage_1() {
         active.context_mut().config.hcr &= !hcr::TVM;
     }
 }

@@ -62,6 +62,7 @@ registers! {
     SP_EL1 = 3 4 4 1 0;
     VSESR_EL2 = 3 4 5 2 3;
     MPAM2_EL2 = 3 4 10 5 0;
+    MPAMHCR_EL2 = 3 4 10 4 0;
     VDISR_EL2 = 3 4 12 1 1;
     ELR_EL1 = 3 0 4 0 1;
     ESR_EL1 = 3 0 5 2 0;

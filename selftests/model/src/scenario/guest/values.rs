@@ -66,6 +66,7 @@ pub(super) const EXTRA: [SysReg; extra::COUNT] = [
     SysReg::HDFGRTR_EL2,
     SysReg::HDFGWTR_EL2,
     SysReg::MPAM2_EL2,
+    SysReg::MPAMHCR_EL2,
     SysReg::ICH_HCR_EL2,
     SysReg::ICC_SRE_EL2,
     SysReg::PMUSERENR_EL0,
@@ -77,10 +78,11 @@ pub(super) const EXTRA: [SysReg; extra::COUNT] = [
 ];
 
 /// Bits of [`extra`] that say that a register exists: some stand for those that follow.
-pub(super) const PRESENT: [u32; 9] = [
+pub(super) const PRESENT: [u32; 10] = [
     extra::HCRX,
     extra::HFGRTR,
     extra::MPAM2,
+    extra::MPAMHCR,
     extra::ICH_HCR,
     extra::PMUSERENR,
     extra::PMSCR,
