@@ -25,6 +25,14 @@ static const long ELTWO_PAGE_OFFSET = (long)PAGE_OFFSET;
 //! var ELTWO_VMEMMAP_START
 static const long ELTWO_VMEMMAP_START = (long)VMEMMAP_START;
 
+/* Which counter the kernel reads, by the name of the function that does. */
+#include <clocksource/arm_arch_timer.h>
+#include <linux/kallsyms.h>
+//! var arch_timer_read_counter
+//! function sprint_symbol_no_offset
+//! var ELTWO_KSYM_SYMBOL_LEN
+static const unsigned int ELTWO_KSYM_SYMBOL_LEN = KSYM_SYMBOL_LEN;
+
 /* The KVM uAPI: structures and constants. Ioctl numbers are expressions; they are made with kernel::ioctl. */
 #include <uapi/linux/kvm.h>
 //! file .*/uapi/(linux|asm)/kvm\.h

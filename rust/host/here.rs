@@ -145,8 +145,8 @@ impl Here for OnCpu<'_> {
     fn admit(&self) -> Result<(), Trouble> {
         let number = self.cpu.number();
         inject::check_on(Step::CpuAdmit, number)?;
-        if !probe::this_cpu_entered_at_el2() {
-            return Err(Trouble::NotAtEl2);
+        if !probe::this_cpu_has_el2() {
+            return Err(Trouble::NoEl2);
         }
         mitigation::admit_this_cpu();
         inject::check_on(Step::CpuSave, number)?;

@@ -75,6 +75,11 @@ pub(crate) const SYS_ID_AA64MMFR1_EL1: u32 = sys_reg(3, 0, 0, 7, 1);
 pub(crate) const SYS_ID_AA64MMFR2_EL1: u32 = sys_reg(3, 0, 0, 7, 2);
 const SYS_CTR_EL0: u32 = sys_reg(3, 3, 0, 0, 1);
 
+/// CNTV_CTL_EL0.ENABLE.
+const CNTV_CTL_ENABLE: u64 = 1;
+/// CNTV_CTL_EL0.ENABLE and IMASK.
+const CNTV_CTL_STATE: u64 = 0b11;
+
 /// The value of an ID register that holds for all CPUs.
 pub(crate) fn sanitised(register: u32) -> u64 {
     // SAFETY: The registers above are in the kernel's table of features.
@@ -133,7 +138,7 @@ pub(crate) fn admit() -> Result<Machine> {
     // SAFETY: A read of a value that the kernel sets at boot.
     let conduit = unsafe { bindings::arm_smccc_1_1_get_conduit() };
     let by_hvc = conduit == bindings::arm_smccc_conduit_SMCCC_CONDUIT_HVC;
-    if by_hvc || ticks_on_virtual_timer() {
+    if by_hvc || kernel_was_entered_at_el1() {
         pr_err!("refused: the kernel was entered at EL1, so EL2 is not to be had; have the firmware enter the kernel at EL2\n");
         return Err(ENODEV);
     }
@@ -207,9 +212,11 @@ fn machine() -> Result<Machine> {
     })
 }
 
-/// Whether the kernel entered this CPU at EL2.
-pub(crate) fn this_cpu_entered_at_el2() -> bool {
-    el1::at_el1() && has_el2() && !ticks_on_virtual_timer()
+/// Whether this CPU has an EL2 below the kernel. Firmware enters the kernel at the same exception level on all CPUs (Linux,
+/// `Documentation/arch/arm64/booting.rst`), so what [`admit`] has found holds here too. Nothing on this CPU tells: the timers, for
+/// one, come back from power-down with UNKNOWN controls.
+pub(crate) fn this_cpu_has_el2() -> bool {
+    el1::at_el1() && has_el2()
 }
 
 /// What this CPU says about itself at EL1.
@@ -247,10 +254,42 @@ fn has_el2() -> bool {
     field(sysreg::id_aa64pfr0(), 8) != 0
 }
 
-/// Whether the kernel uses the virtual timer on this CPU. It does so only where it was entered at EL1
-/// (`arch_timer_select_ppi`), and an HVC might then be UNDEFINED.
-fn ticks_on_virtual_timer() -> bool {
-    sysreg::cntv_ctl() & 1 != 0
+/// A counter that the kernel can take the time from.
+enum Counter {
+    Physical,
+    Virtual,
+}
+
+/// The counter that the kernel takes the time from; `None` if it does not say.
+///
+/// It chooses once, on the CPU that it boots on (`arch_counter_register`). Running at EL1 it takes the physical counter where it
+/// was entered at EL2, and the virtual one else. The choice is a pointer to a function, which only the symbol table knows.
+fn counter_of_kernel() -> Option<Counter> {
+    // SAFETY: The kernel sets the pointer at boot, and it is constant once modules can be loaded.
+    let function = unsafe { (&raw const bindings::arch_timer_read_counter).read() }?;
+    let mut name = [0u8; bindings::ELTWO_KSYM_SYMBOL_LEN as usize];
+    // SAFETY: The buffer has the size that the function asks for; any address can be looked up.
+    unsafe { bindings::sprint_symbol_no_offset(name.as_mut_ptr(), function as usize) };
+    if name.starts_with(b"arch_counter_get_cntpct") {
+        Some(Counter::Physical)
+    } else if name.starts_with(b"arch_counter_get_cntvct") {
+        Some(Counter::Virtual)
+    } else {
+        None
+    }
+}
+
+/// Whether firmware entered the kernel at EL1, so that an HVC would go to somebody else, or be UNDEFINED.
+///
+/// A kernel without symbols is asked by its tick, on this CPU, which runs a process and hence has one: entered at EL1 it is the
+/// virtual timer (`arch_timer_select_ppi`), enabled, and masked only from its interrupt to the next event. Controls that reset or
+/// firmware has left behind can look the same; then nothing but a refusal comes of it.
+fn kernel_was_entered_at_el1() -> bool {
+    match counter_of_kernel() {
+        Some(Counter::Physical) => false,
+        Some(Counter::Virtual) => true,
+        None => sysreg::cntv_ctl() & CNTV_CTL_STATE == CNTV_CTL_ENABLE,
+    }
 }
 
 /// Whether the kernel's stub answers on this CPU, whatever state we believe it to be in.

@@ -16,7 +16,7 @@ use crate::common::lifecycle::{
 pub(crate) fn to_errno(trouble: Trouble) -> Error {
     match trouble {
         Trouble::Refused(Refusal::MmuOn) => EBUSY,
-        Trouble::Refused(_) | Trouble::NotAtEl2 => ENODEV,
+        Trouble::Refused(_) | Trouble::NoEl2 => ENODEV,
         _ => EIO,
     }
 }

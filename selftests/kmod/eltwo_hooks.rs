@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `enter` | `cpu_pm_enter` | what it returns |
 //! | `fail` | `cpu_pm_enter` with a last notifier that refuses | what it returns, and what [`ASK`] got in that notifier |
-//! | `exit` | `cpu_pm_exit` | what it returns |
+//! | `exit` | `cpu_pm_exit`, with the virtual timer as power-down may leave it | what it returns |
 //! | `cluster-enter`, `cluster-exit` | `cpu_cluster_pm_enter`, `cpu_cluster_pm_exit` | what they return |
 //! | `ask` | an HVC that no owner of EL2 acts upon ([`ASK`]) | x0 and x1 of the answer |
 //! | `call:X0:X1` | an HVC with these numbers (hexadecimal) | x0 and x1 of the answer |
@@ -21,7 +21,10 @@
 //! Source: `kernel/cpu_pm.c`, `Documentation/virt/kvm/arm/hyp-abi.rst` of Linux.
 
 use core::{
-    arch::global_asm,
+    arch::{
+        asm,
+        global_asm, //
+    },
     ffi::c_void,
     ptr::null_mut, //
 };
@@ -180,6 +183,15 @@ fn call(x0: u64, x1: u64) -> [u64; 2] {
     [x0, x1]
 }
 
+/// CNTV_CTL_EL0 is UNKNOWN in a CPU that comes back from power-down, and a kernel that was entered at EL2 leaves it so. A kernel
+/// that was entered at EL1 has the timer enabled.
+fn enable_virtual_timer() {
+    // SAFETY: Nobody has asked for the timer's interrupt, so it comes to nobody; a guest brings its own control.
+    unsafe {
+        asm!("msr cntv_ctl_el0, {}", in(reg) 1u64, options(nostack, preserves_flags));
+    }
+}
+
 /// One step.
 #[derive(Clone, Copy)]
 enum Step {
@@ -233,8 +245,11 @@ impl Step {
         match self {
             // SAFETY: Interrupts are off, as each of these four asks for.
             Self::Enter => returned(unsafe { cpu_pm_enter() }),
-            // SAFETY: As above.
-            Self::Exit => returned(unsafe { cpu_pm_exit() }),
+            Self::Exit => {
+                enable_virtual_timer();
+                // SAFETY: As above.
+                returned(unsafe { cpu_pm_exit() })
+            }
             // SAFETY: As above.
             Self::ClusterEnter => returned(unsafe { cpu_cluster_pm_enter() }),
             // SAFETY: As above.

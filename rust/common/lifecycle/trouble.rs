@@ -22,8 +22,8 @@ pub enum Trouble {
     Injected,
     /// It cannot do what was chosen for all.
     Refused(Refusal),
-    /// The kernel entered this CPU at EL1.
-    NotAtEl2,
+    /// It has no EL2 below the kernel.
+    NoEl2,
     /// EL2 gave this in x0 where it should have given 0, and is the stub's.
     Answer(u64),
     /// EL2 gave this in x0 where it should have been given back.
@@ -53,9 +53,7 @@ impl fmt::Display for Trouble {
         match *self {
             Self::Injected => f.write_str("this step fails on request (fail_at)"),
             Self::Refused(refusal) => fmt::Display::fmt(&refusal, f),
-            Self::NotAtEl2 => {
-                f.write_str("the kernel was entered at EL1 on it; have the firmware enter at EL2")
-            }
+            Self::NoEl2 => f.write_str("it has no EL2, as the others have; keep it offline"),
             Self::Answer(x0) | Self::NotReset(x0) => {
                 write!(f, "its EL2 answered {x0:#x}; please report this")
             }
