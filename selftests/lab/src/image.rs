@@ -4,7 +4,7 @@
 //!
 //! The image is copied anywhere in the pool and runs without a kernel below it, so it must not need anything from
 //! outside, must know no relocation but the one that its loader knows, must not be writable and executable anywhere,
-//! and must contain no path to a panic.
+//! must contain no path to a panic, and nothing that the linker has to keep from CPUs with an erratum.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ pub struct Check {
 /// Makes all checks of the image in `data`.
 pub fn check(data: &[u8]) -> Result<Vec<Check>> {
     let elf = Elf::parse(data).context("the EL2 image is no 64-bit little-endian ELF file")?;
-    let checks: [(&'static str, Option<String>); 6] = [
+    let checks: [(&'static str, Option<String>); 7] = [
         ("image_is_for_arm64", machine(&elf)),
         ("image_has_no_undefined_symbol", undefined_symbol(&elf)),
         (
@@ -54,6 +54,7 @@ pub fn check(data: &[u8]) -> Result<Vec<Check>> {
         ),
         ("image_needs_no_loader", loader(&elf)),
         ("image_has_no_panicking_path", panicking_symbol(&elf)),
+        ("image_avoids_erratum_843419", erratum_843419(&elf)?),
     ];
     Ok(checks
         .into_iter()
@@ -114,6 +115,50 @@ fn panicking_symbol(elf: &Elf<'_>) -> Option<String> {
         .symbols()
         .filter_map(|symbol| symbol.name().ok().map(str::to_owned));
     names.find(|name| name.contains("panic"))
+}
+
+/// What a Cortex-A53 may compute a wrong address for (erratum 843419), in code at an address that is a multiple of 4 KiB; its
+/// offset. The linker leaves none of these, if it is asked to.
+///
+/// An ADRP in one of the last two words of a 4 KiB page, then a load or store that is no load of a pair, then, at once or behind
+/// one more instruction, a load or store with an unsigned offset from the register of the ADRP.
+fn affected_by_843419(code: &[u8]) -> Option<usize> {
+    let word = |offset: usize| {
+        let bytes = code.get(offset..offset + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let is_affected = |offset: usize| {
+        let (adrp, access) = (word(offset)?, word(offset + 4)?);
+        let is_adrp = adrp & 0x9f00_0000 == 0x9000_0000;
+        let accesses = access & 0x0a00_0000 == 0x0800_0000;
+        let loads_pair = access & 0x3a40_0000 == 0x2840_0000;
+        let uses = [offset + 8, offset + 12]
+            .into_iter()
+            .filter_map(word)
+            .any(|using| using & 0x3b00_0000 == 0x3900_0000 && (using >> 5) & 0x1f == adrp & 0x1f);
+        Some(is_adrp && accesses && !loads_pair && uses)
+    };
+    (0..code.len())
+        .step_by(4)
+        .filter(|offset| offset & 0xfff >= 0xff8)
+        .find(|offset| is_affected(*offset) == Some(true))
+}
+
+fn erratum_843419(elf: &Elf<'_>) -> Result<Option<String>> {
+    for section in elf.sections() {
+        if section.kind() != object::SectionKind::Text {
+            continue;
+        }
+        // What is in front of the section is no code.
+        let (address, before) = (section.address(), section.address() & 0xfff);
+        let mut code = vec![0; usize::try_from(before)?];
+        code.extend_from_slice(section.data()?);
+        if let Some(offset) = affected_by_843419(&code) {
+            let place = address - before + offset as u64;
+            return Ok(Some(format!("ADRP and what follows at {place:#x}")));
+        }
+    }
+    Ok(None)
 }
 
 /// Sizes of the parts of the image in bytes.
@@ -216,6 +261,33 @@ mod tests {
             .iter()
             .find(|check| check.name == "image_has_no_writable_executable_segment");
         assert!(found.unwrap().offence.is_some());
+    }
+
+    #[test]
+    fn erratum_843419_is_found_where_it_is() {
+        const ADRP_X3: u32 = 0x9000_0003;
+        const ADR_X3: u32 = 0x1000_0003;
+        const STR_X1_SP: u32 = 0xf900_03e1;
+        const LDP_X0_X1_SP: u32 = 0xa940_07e0;
+        const STP_X0_X1_SP: u32 = 0xa900_07e0;
+        const NOP: u32 = 0xd503_201f;
+        const LDR_X2_X3: u32 = 0xf940_0062;
+        const LDR_X2_X4: u32 = 0xf940_0082;
+        let found = |at: usize, words: [u32; 4]| {
+            let mut code = vec![0; at];
+            code.extend(words.into_iter().flat_map(u32::to_le_bytes));
+            affected_by_843419(&code)
+        };
+        for at in [0xff8, 0xffc, 0x1_fff8] {
+            assert_eq!(found(at, [ADRP_X3, STR_X1_SP, LDR_X2_X3, NOP]), Some(at));
+            assert_eq!(found(at, [ADRP_X3, STP_X0_X1_SP, NOP, LDR_X2_X3]), Some(at));
+            assert_eq!(found(at, [ADRP_X3, LDP_X0_X1_SP, LDR_X2_X3, NOP]), None);
+            assert_eq!(found(at, [ADRP_X3, STR_X1_SP, NOP, LDR_X2_X4]), None);
+            assert_eq!(found(at, [ADRP_X3, NOP, NOP, LDR_X2_X3]), None);
+            assert_eq!(found(at, [ADR_X3, STR_X1_SP, LDR_X2_X3, NOP]), None);
+        }
+        assert_eq!(found(0xff4, [ADRP_X3, STR_X1_SP, LDR_X2_X3, NOP]), None);
+        assert_eq!(found(0x1000, [ADRP_X3, STR_X1_SP, LDR_X2_X3, NOP]), None);
     }
 
     #[test]
