@@ -148,6 +148,11 @@ pub(crate) fn admit() -> Result<Machine> {
         pr_err!("refused: the kernel masks interrupts by their priority; boot without irqchip.gicv3_pseudo_nmi=1\n");
         return Err(ENODEV);
     }
+    if has_cap(bindings::ARM64_HAS_GICV5_CPUIF) {
+        // Its CPU interface has registers of EL2 that are neither switched for a guest nor compared.
+        pr_err!("refused: the interrupt controller is a GICv5, which eltwo does not know; use a machine with a GICv2 or a GICv3\n");
+        return Err(ENODEV);
+    }
     match ask_owner() {
         Owner::Stub => {}
         Owner::Eltwo => {
