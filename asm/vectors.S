@@ -107,7 +107,8 @@ eltwo_call:
 
 // eltwo_stub_call: the kernel's stub ABI, answered at all times: it is all that kexec and kdump have.
 //   in        x0 = number below HVC_STUB_CALLS, x1-x4 = arguments
-//   out       as the stub would answer; x5-x17 may be clobbered, as the stub ABI allows
+//   out       as the stub would answer: an answer changes x0 and x1; a call that gives EL2 back may clobber x5-x17, as the
+//             stub ABI allows
 	.type	eltwo_stub_call, %function
 eltwo_stub_call:
 	cmp	x0, #{HVC_GET_ICH_VTR_EL2}
@@ -122,12 +123,13 @@ eltwo_stub_call:
 	cbz	x5, 2f
 	mrs	x1, S3_4_C12_C11_1	// ICH_VTR_EL2
 	mov	x0, xzr
-	eret
-	dsb	nsh
-	isb
+	b	3f
 
 2:	movz	x0, #({HVC_STUB_ERR} & 0xffff)
 	movk	x0, #({HVC_STUB_ERR} >> 16), lsl #16
+	// The kernel makes these as calls of SMCCC 1.1, by which only x0-x3 change.
+3:	ldp	x6, x7, [sp, #({HOST} + 48)]
+	ldr	x5, [sp, #({HOST} + 40)]
 	eret
 	dsb	nsh
 	isb
