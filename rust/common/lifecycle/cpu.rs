@@ -138,30 +138,31 @@ fn climb<H: Here>(here: &H) -> Result<(), Trouble> {
     }
     here.admit()?;
     here.init()?;
-    let verified = here.verify();
-    match verified {
-        Ok(()) => {}
+    let Err(trouble) = here.verify() else {
+        return Ok(());
+    };
+    let left = match trouble {
         // The stub owns EL2 already.
-        Err(Trouble::Fault) => fail(here),
-        // The CPU is at EL2 with us: take it back by the way that always works.
-        Err(_) => {
-            leave(here)?;
+        Trouble::Fault => {
+            fail(here);
+            Left::Now
         }
-    }
-    verified
+        // The CPU is at EL2 with us: take it back by the way that always works.
+        _ => leave(here),
+    };
+    left.compare(here, Comparison::Kept);
+    Err(left.trouble().unwrap_or(trouble))
 }
 
 fn give_back<H: Here>(here: &H, event: Event, how: Comparison) -> Result<Done, Trouble> {
-    match leave(here) {
-        Ok(Left::Now) => here.advance(event)?,
-        Ok(Left::Before) => here.advance(Event::Lost)?,
-        Err(trouble) => {
-            here.advance(Event::Fault)?;
-            return Err(trouble);
-        }
-    }
-    here.compare(how);
-    Ok(Done::Moved)
+    let left = leave(here);
+    here.advance(match left {
+        Left::Now => event,
+        Left::Before => Event::Lost,
+        Left::Badly(_) | Left::Never(_) => Event::Fault,
+    })?;
+    left.compare(here, how);
+    left.trouble().map_or(Ok(Done::Moved), Err)
 }
 
 /// When EL2 of a CPU became the stub's again.
@@ -170,19 +171,41 @@ enum Left {
     Now,
     /// By a stub call of the kernel's, before. It stays away until it comes online again, as if the call had been noticed at once.
     Before,
+    /// In another way than the reset's, for this reason.
+    Badly(Trouble),
+    /// It did not, for this reason.
+    Never(Trouble),
+}
+
+impl Left {
+    /// What went wrong.
+    fn trouble(&self) -> Option<Trouble> {
+        match *self {
+            Self::Now | Self::Before => None,
+            Self::Badly(trouble) | Self::Never(trouble) => Some(trouble),
+        }
+    }
+
+    /// Compares the registers, if the stub is there to read them.
+    fn compare<H: Here>(&self, here: &H, how: Comparison) {
+        if !matches!(self, Self::Never(_)) {
+            here.compare(how);
+        }
+    }
 }
 
 /// Reset: EL2 of this CPU is the stub's again.
-fn leave<H: Here>(here: &H) -> Result<Left, Trouble> {
+fn leave<H: Here>(here: &H) -> Left {
     match here.reset() {
-        Ok(()) => Ok(Left::Now),
-        Err(Trouble::Gone) => Ok(Left::Before),
+        Ok(()) => Left::Now,
+        Err(Trouble::Gone) => Left::Before,
         Err(trouble) => {
             fail(here);
-            if trouble != Trouble::Fault && !here.stub_owns_el2() {
-                here.abandon();
+            if trouble == Trouble::Fault || here.stub_owns_el2() {
+                return Left::Badly(trouble);
             }
-            Err(trouble)
+            here.abandon();
+            Left::Never(trouble)
         }
     }
 }

@@ -48,6 +48,7 @@ pub(crate) fn trouble(answer: u8) -> Result<(), Trouble> {
 fn take_fault(world: &mut World, cpu: usize) -> Option<u8> {
     world.faults = world.faults.checked_sub(1)?;
     world.cpus[cpu].give_up();
+    world.cpus[cpu].due = true;
     Some(FAULT)
 }
 
@@ -218,6 +219,7 @@ impl Here for Replay<'_> {
             }),
             0 => {
                 world.cpus[cpu].give_up();
+                world.cpus[cpu].due = true;
                 world.cpus[cpu].booked -= 1;
                 if self.mutant == Mutant::TakenTwice {
                     world.cpus[cpu].state = State::Stub;
@@ -244,7 +246,16 @@ impl Here for Replay<'_> {
         self.local(|world| (world.cpus[cpu].el2 == El2::Stub).into()) != 0
     }
 
-    fn compare(&self, _how: Comparison) {}
+    fn compare(&self, _how: Comparison) {
+        let cpu = self.cpu();
+        self.local(|world| {
+            if world.cpus[cpu].el2 == El2::Ours {
+                world.break_rule(Rule::ImageIsCompared);
+            }
+            world.cpus[cpu].due &= self.mutant == Mutant::NoComparing;
+            0
+        });
+    }
 
     fn advance(&self, event: lifecycle::Event) -> Result<(), Trouble> {
         let state = Here::state(self);
@@ -282,6 +293,7 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then_some(GONE),
                 (Section::Provoke, 0) => {
                     world.cpus[cpu].give_up();
+                    world.cpus[cpu].due = true;
                     Some(FAULT)
                 }
                 (Section::Call, 0) => Some(WELL),

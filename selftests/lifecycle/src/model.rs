@@ -270,6 +270,9 @@ impl Life {
             return Some(());
         }
         world.cpus[cpu].running = None;
+        if std::mem::take(&mut world.cpus[cpu].due) {
+            world.break_rule(Rule::ImageIsCompared);
+        }
         if let Some(slot) = running.by {
             world.results[slot as usize] = result;
         }

@@ -47,4 +47,6 @@ pub enum Mutant {
     RunAfterFault,
     /// A notifier is forgotten when the module goes.
     NoUnregistering,
+    /// Registers are not compared when a CPU is given back.
+    NoComparing,
 }

@@ -147,6 +147,8 @@ pub struct Cpu {
     pub stuck: bool,
     /// What a reset puts back was read on this CPU, since its EL2 last became the stub's.
     pub kept: bool,
+    /// We have given it back, and its registers are still to be compared.
+    pub due: bool,
     /// It runs a guest.
     pub guest: bool,
     /// The section that it is in.
@@ -274,6 +276,8 @@ pub enum Rule {
     NoGuestAfterFault,
     /// When the memory goes, no callback is left, and none was taken back that was not registered.
     NothingStaysRegistered,
+    /// Registers are compared each time that we have given a CPU back, and only where the stub can read them.
+    ImageIsCompared,
 }
 
 impl Rule {
@@ -293,11 +297,12 @@ impl Rule {
             Self::GoneUntilOnline => "stub_calls_are_respected",
             Self::NoGuestAfterFault => "no_guest_runs_after_a_fault",
             Self::NothingStaysRegistered => "nothing_stays_registered",
+            Self::ImageIsCompared => "image_is_compared_when_given_back",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MemoryOutlivesHyp,
         Self::NoneLostInHyp,
         Self::NoneInHypAfterShutdown,
@@ -311,6 +316,7 @@ impl Rule {
         Self::GoneUntilOnline,
         Self::NoGuestAfterFault,
         Self::NothingStaysRegistered,
+        Self::ImageIsCompared,
     ];
 }
 
@@ -334,6 +340,7 @@ impl World {
                     gone: false,
                     stuck: false,
                     kept: loaded,
+                    due: false,
                     guest: false,
                     running: None,
                     posted: [None; 5],

@@ -143,6 +143,11 @@ fn nothing_stays_registered_broken_is_caught() {
 }
 
 #[test]
+fn image_is_compared_when_given_back_broken_is_caught() {
+    breaks(Rule::ImageIsCompared, Mutant::NoComparing, [0, 1, 0]);
+}
+
+#[test]
 fn every_operation_ends_broken_is_caught() {
     breaks_property(DEADLOCK, Mutant::LockInCallback, [1, 0, 1]);
 }
