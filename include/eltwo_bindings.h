@@ -36,11 +36,10 @@ static const unsigned int ELTWO_KSYM_SYMBOL_LEN = KSYM_SYMBOL_LEN;
 /* The KVM uAPI: structures and constants. Ioctl numbers are expressions; they are made with kernel::ioctl. */
 #include <uapi/linux/kvm.h>
 //! file .*/uapi/(linux|asm)/kvm\.h
-//! type user_sve_header
 
 /* File descriptors of VMs and vCPUs. */
 #include <linux/anon_inodes.h>
-//! function anon_inode_get(fd|file|file_fmode)
+//! function anon_inode_get(fd|file_fmode)
 
 /* Signals, rescheduling and task work before a guest is entered. */
 #include <linux/entry-virt.h>

