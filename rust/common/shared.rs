@@ -45,7 +45,8 @@ pub const MAX_RAM_RANGES: usize = 64;
 pub enum MapMode {
     /// Page by page, when it is shared or mapped.
     OnDemand = 0,
-    /// All of it at load, with the largest blocks that fit, and for as long as EL2 is ours.
+    /// All of it at load, with the largest blocks that fit, and for as long as EL2 is ours: memory that is removed from the running
+    /// machine stays mapped.
     Linear = 1,
 }
 
