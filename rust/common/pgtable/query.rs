@@ -74,6 +74,30 @@ impl<F: Format> PageTable<F> {
         Ok(found)
     }
 
+    /// Whether all of `range` is mapped, by one leaf or by several, to the memory from `pa` on. Attributes play no part.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InputRange`] if the table cannot translate all of `range`.
+    pub fn leads_to<M: TableMemory>(
+        &self,
+        memory: &M,
+        range: AddrRange<F::Input>,
+        pa: PhysAddr,
+    ) -> Result<bool, Error> {
+        let mut bytes: u64 = 0;
+        self.visit(memory, range, |leaf| {
+            let part = leaf.range.intersection(&range).filter(|part| {
+                let offset = part.first().offset_from(range.first());
+                let wanted = offset.and_then(|offset| pa.checked_add(offset));
+                wanted.is_some() && leaf.translate(part.first()) == wanted
+            });
+            // Leaves are disjoint, so their parts add up to at most the range.
+            bytes = bytes.wrapping_add(part.map_or(0, |part| part.size_bytes()));
+        })?;
+        Ok(bytes == range.size_bytes())
+    }
+
     /// Calls `leaf` for each leaf that translates part of `range`, in ascending order.
     ///
     /// # Errors

@@ -200,7 +200,6 @@ impl Work<'_> {
             });
         }
         let target = self.target(&found)?;
-        self.prepare_caches(&target, &found);
         self.map(&target, &found)?;
         Ok(Abort::Mapped)
     }
@@ -260,45 +259,60 @@ impl Work<'_> {
     }
 
     /// Before the guest sees the memory: what the host has written reaches the point where a guest that has its caches off
-    /// reads, and no instruction cache holds what was there before.
-    fn prepare_caches(&self, target: &Target, found: &Found) {
-        if found.is_device() {
-            return;
-        }
+    /// reads, and no line can be written back over what that one writes.
+    fn clean(&self, target: &Target, _reference: &Found) {
         let system = self.system();
-        let granule = system.granule();
         let start = linear::phys_to_kern(target.pa).as_ptr();
-        let bytes = (target.gfns.count() << granule.shift()) as usize;
-        // What is mapped already was cleaned when it was; a write may have got a page of its own, though. If the mapping goes
-        // meanwhile, this fault has been overtaken.
-        let mapped = self.fault.kind == Kind::Permission
-            && self.vm.stage2().lock().maps(target.gfns.first(), target.pa);
-        if !mapped && !system.format.fwb {
-            // SAFETY: `found` is RAM, and holds a reference to it; what a block adds to that belongs to the same folio, or to a
-            // mapping that is in place as long as no invalidation is announced.
-            unsafe {
-                system
-                    .service
-                    .machine
-                    .cache
-                    .clean_for_guest(start, bytes, system.clean_twice)
-            };
-        }
-        if self.fault.execute && !system.dic {
-            // SAFETY: As above.
-            unsafe { bindings::caches_clean_inval_pou(start as usize, start as usize + bytes) };
-        }
+        // SAFETY: It is RAM, and there is a reference to it; what a block adds to that belongs to the same folio, or to a mapping
+        // that is in place as long as no invalidation is announced.
+        unsafe {
+            system.service.machine.cache.clean_for_guest(
+                start,
+                self.bytes(target),
+                system.clean_twice,
+            )
+        };
+    }
+
+    /// Before the guest executes the memory: no instruction cache holds what was there before.
+    fn publish_code(&self, target: &Target, _reference: &Found) {
+        let start = linear::phys_to_kern(target.pa).as_ptr() as usize;
+        // SAFETY: As for `clean`.
+        unsafe { bindings::caches_clean_inval_pou(start, start + self.bytes(target)) };
+    }
+
+    fn bytes(&self, target: &Target) -> usize {
+        (target.gfns.count() << self.system().granule().shift()) as usize
     }
 
     fn map(&self, target: &Target, found: &Found) -> Result {
+        let system = self.system();
         let place = &self.slot.place;
         let first = place.user_of(target.gfns.first()).ok_or(EFAULT)?;
         let end = first + (target.gfns.count() << place.granule.shift());
+        let mut clean = found.is_device() || system.format.fwb;
+        // All of it may be mapped, and so clean, after a fault for want of a permission only: that is seen below.
+        if !clean && self.fault.kind != Kind::Permission {
+            self.clean(target, found);
+            clean = true;
+        }
+        if self.fault.execute && !found.is_device() && !system.dic {
+            self.publish_code(target, found);
+        }
         loop {
             let mut stage2 = self.vm.stage2().lock();
             if stage2.is_stale(self.sequence, first, end) {
                 // The guest faults again.
                 return Ok(());
+            }
+            // What is mapped was cleaned when it was. A block may have pages that were not; a page may have been unmapped since
+            // the fault, and written by the VM's maker.
+            if !clean && !stage2.maps(target) {
+                // Long, and with the lock released.
+                drop(stage2);
+                self.clean(target, found);
+                clean = true;
+                continue;
             }
             match stage2.map(target) {
                 Err(error) if error == ENOMEM => {

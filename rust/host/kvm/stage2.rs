@@ -363,16 +363,12 @@ impl Locked<'_> {
         Some(work(mmu.table.as_mut()?, &Env::new(&memory, &tlb)))
     }
 
-    /// Whether page `gfn` is mapped to `pa`.
-    pub(super) fn maps(&mut self, gfn: u64, pa: PhysAddr) -> bool {
-        let Some(range) = GfnRange::new(gfn, 1).and_then(|gfns| self.stage2.range(gfns)) else {
+    /// Whether all pages of `target` are mapped to its memory already.
+    pub(super) fn maps(&mut self, target: &Target) -> bool {
+        let Some(range) = self.stage2.range(target.gfns) else {
             return false;
         };
-        self.with(|table, env| table.lookup(env.memory, range.first()))
-            .and_then(Result::ok)
-            .flatten()
-            .and_then(|leaf| leaf.translate(range.first()))
-            == Some(pa)
+        self.with(|table, env| table.leads_to(env.memory, range, target.pa)) == Some(Ok(true))
     }
 
     /// Gives the reserve what `pages` has.

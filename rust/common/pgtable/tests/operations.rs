@@ -291,6 +291,45 @@ fn visit_range_shows_leaves_that_touch_it() {
     assert_eq!(firsts, [0x20_0000, 0x40_0000]);
 }
 
+fn leads_to<F: Subject>(mut bench: Bench<F>) {
+    let page = bench.table.geometry().granule().size();
+    let Some((_, block)) = leaf_sizes(&bench).get(1).copied() else {
+        return;
+    };
+    let attrs = F::attrs();
+    let all = range::<F>(block, block);
+    let found = |bench: &Bench<F>, at, to| bench.table.leads_to(&bench.arena, at, pa(to)).unwrap();
+    assert!(!found(&bench, all, 0));
+    // The first page says nothing about the others, and neither do all but one.
+    let mut mapped = 0;
+    for part in [page, block - 2 * page] {
+        let at = range::<F>(block + mapped, part);
+        bench.map(at, mapped, attrs[0], Blocks::PagesOnly).unwrap();
+        mapped += part;
+        assert!(found(&bench, range::<F>(block, mapped), 0));
+        assert!(!found(&bench, all, 0));
+    }
+    // The last page, to other memory, and to the right one with other attributes.
+    let last = range::<F>(block + mapped, page);
+    bench.map(last, 0, attrs[0], Blocks::PagesOnly).unwrap();
+    assert!(!found(&bench, all, 0));
+    bench.unmap(last).unwrap();
+    bench
+        .map(last, mapped, attrs[1], Blocks::PagesOnly)
+        .unwrap();
+    assert!(found(&bench, all, 0));
+    assert!(!found(&bench, all, page));
+    // One leaf for all of it, and for more.
+    bench.unmap(all).unwrap();
+    bench.map(all, block, attrs[0], Blocks::Allowed).unwrap();
+    assert!(found(&bench, all, block));
+    assert!(found(&bench, last, block + mapped));
+    assert!(!found(&bench, last, block));
+    bench.destroy();
+}
+
+on_every_shape!(leads_to_is_about_every_page, leads_to);
+
 #[test]
 fn adopt_sees_what_the_creator_mapped() {
     let mut bench = Bench::<Stage1>::new((Granule::K16, 47, 48, false));
