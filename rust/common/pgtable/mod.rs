@@ -11,8 +11,8 @@
 //! A table has one lock, which its owner chooses. It is a lock of readers and writers, and Rust's references say the same:
 //!
 //! - What takes `&mut self` needs the lock exclusively: [`PageTable::map`], [`PageTable::unmap`],
-//!   [`PageTable::protect`], [`PageTable::split`], [`PageTable::merge`], [`PageTable::destroy`]. No other call on the
-//!   table runs at the same time, on any CPU. These are the only ones that break entries and free tables.
+//!   [`PageTable::reclaim`], [`PageTable::protect`], [`PageTable::split`], [`PageTable::merge`], [`PageTable::destroy`]. No
+//!   other call on the table runs at the same time, on any CPU. These are the only ones that break entries and free tables.
 //! - What takes `&self` needs it shared: [`PageTable::map_concurrent`] for faults on several CPUs, and the readers
 //!   [`PageTable::lookup`], [`PageTable::visit`] and [`PageTable::runs`]. Under the shared lock an entry
 //!   only ever goes from invalid to valid, by compare-and-exchange, and no table is freed: a reader
@@ -38,6 +38,7 @@ mod memory;
 mod merge;
 mod protect;
 mod query;
+mod reclaim;
 mod split;
 mod stage1;
 mod stage2;

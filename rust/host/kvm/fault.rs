@@ -261,35 +261,27 @@ impl Work<'_> {
     /// Before the guest sees the memory: what the host has written reaches the point where a guest that has its caches off
     /// reads, and no line can be written back over what that one writes.
     fn clean(&self, target: &Target, _reference: &Found) {
-        let system = self.system();
-        let start = linear::phys_to_kern(target.pa).as_ptr();
         // SAFETY: It is RAM, and there is a reference to it; what a block adds to that belongs to the same folio, or to a mapping
         // that is in place as long as no invalidation is announced.
-        unsafe {
-            system.service.machine.cache.clean_for_guest(
-                start,
-                self.bytes(target),
-                system.clean_twice,
-            )
-        };
+        unsafe { self.system().clean(target.pa, self.bytes(target)) };
     }
 
     /// Before the guest executes the memory: no instruction cache holds what was there before.
     fn publish_code(&self, target: &Target, _reference: &Found) {
         let start = linear::phys_to_kern(target.pa).as_ptr() as usize;
         // SAFETY: As for `clean`.
-        unsafe { bindings::caches_clean_inval_pou(start, start + self.bytes(target)) };
+        unsafe { bindings::caches_clean_inval_pou(start, start + self.bytes(target) as usize) };
     }
 
-    fn bytes(&self, target: &Target) -> usize {
-        (target.gfns.count() << self.system().granule().shift()) as usize
+    fn bytes(&self, target: &Target) -> u64 {
+        target.gfns.count() << self.system().granule().shift()
     }
 
     fn map(&self, target: &Target, found: &Found) -> Result {
         let system = self.system();
         let place = &self.slot.place;
         let first = place.user_of(target.gfns.first()).ok_or(EFAULT)?;
-        let end = first + (target.gfns.count() << place.granule.shift());
+        let end = first + self.bytes(target);
         let mut clean = found.is_device() || system.format.fwb;
         // All of it may be mapped, and so clean, after a fault for want of a permission only: that is seen below.
         if !clean && self.fault.kind != Kind::Permission {

@@ -187,7 +187,12 @@ impl Stage2 {
 
     /// Unmaps `gfns`, piece by piece.
     pub(super) fn unmap(&self, gfns: GfnRange) {
-        for piece in pieces(gfns) {
+        let pages = if self.system.format.fwb {
+            PIECE_PAGES
+        } else {
+            self.system.pages_to_clean()
+        };
+        for piece in pieces_of(gfns, pages) {
             self.lock().unmap(piece);
         }
     }
@@ -376,23 +381,18 @@ impl Locked<'_> {
         self.mmu.reserve.add(pages);
     }
 
-    /// Unmaps `gfns`, at most a piece. Blocks that extend beyond go whole: what is missing afterwards faults in again, while
-    /// a split would need memory.
+    /// Unmaps `gfns`, at most a piece; blocks that extend beyond go whole. The host reads there what the guest has written, as soon
+    /// as the lock is released: the memory may be copied and freed then.
     pub(super) fn unmap(&mut self, gfns: GfnRange) {
         let Some(range) = self.stage2.range(gfns) else {
             return;
         };
+        let stage2 = self.stage2;
         let result = self.with(|table, env| {
-            let mut whole = range;
-            for end in [range.first(), range.last()] {
-                if let Some(leaf) = table.lookup(env.memory, end)? {
-                    let first = whole.first().min(leaf.range.first());
-                    let last = whole.last().max(leaf.range.last());
-                    whole =
-                        AddrRange::from_bounds(first, last).ok_or(pgtable::Error::InputRange)?;
-                }
-            }
-            table.unmap(env, whole)
+            table.reclaim(env, range, |pa, bytes| {
+                // SAFETY: RAM that was mapped a moment ago: who takes it away waits for the lock first.
+                unsafe { stage2.system.clean(pa, bytes) };
+            })
         });
         report(result);
     }
@@ -571,7 +571,8 @@ fn map(
         }
         _ => {}
     }
-    // Pages where a block is to be, or something else altogether.
+    // Pages where a block is to be, or something else altogether. Nothing is cleaned: the block has the pages' memory, and other
+    // memory cannot be there, as what the maker's process does not have there any more was unmapped when it was taken away.
     table.unmap(env, range)?;
     table.map(env, range, target.pa, target.attrs, blocks)
 }

@@ -31,7 +31,10 @@ use crate::{
     bindings,
     common::{
         abi::Call,
-        addr::Granule,
+        addr::{
+            Granule,
+            PhysAddr, //
+        },
         pgtable::{
             Geometry,
             Level,
@@ -50,6 +53,7 @@ use crate::{
             IrqsOff, //
         },
         inject,
+        linear,
         probe::{
             self,
             field, //
@@ -82,6 +86,9 @@ const IPA_BITS_MIN: u32 = 32;
 /// IPA size of a VM whose maker does not say, in bits.
 const IPA_BITS_DEFAULT: u32 = 40;
 
+/// What is cleaned before others get the lock of stage 2. A block that is larger goes whole, as in Linux.
+const CLEAN_BYTES: u64 = 1 << 20;
+
 /// A VM in the list of all. It takes itself off the list before it goes, so a pointer in the list is good while the list is locked.
 struct Listed(*const Vm);
 
@@ -97,7 +104,7 @@ pub(crate) struct System {
     /// New executable pages need no invalidation of instruction caches (CTR_EL0.DIC).
     pub(super) dic: bool,
     /// Cache maintenance must be done twice (Linux: `ARM64_WORKAROUND_4311569`).
-    pub(super) clean_twice: bool,
+    clean_twice: bool,
     /// The shape of the kernel's tables for user space.
     pub(super) user_geometry: Geometry,
     granule: Granule,
@@ -209,6 +216,24 @@ impl System {
     /// Whether memory that is no RAM of the kernel's may be cached: no guest needs it cleaned.
     pub(super) fn has_cacheable_pfns(&self) -> bool {
         self.format.fwb && self.dic
+    }
+
+    /// Cleans memory of a guest and invalidates it, to the PoC: one that has its caches off finds what the host has written, and
+    /// the host what that one has.
+    ///
+    /// # Safety
+    ///
+    /// It is RAM in the kernel's linear map, and stays there meanwhile.
+    pub(super) unsafe fn clean(&self, pa: PhysAddr, bytes: u64) {
+        let start = linear::phys_to_kern(pa).as_ptr();
+        let cache = self.service.machine.cache;
+        // SAFETY: By the contract; the linear map is Normal memory.
+        unsafe { cache.clean_for_guest(start, bytes as usize, self.clean_twice) };
+    }
+
+    /// Pages that are cleaned before others get the lock of stage 2.
+    pub(super) fn pages_to_clean(&self) -> u64 {
+        (CLEAN_BYTES >> self.granule.shift()).max(1)
     }
 
     /// Most bits that an IPA can have.

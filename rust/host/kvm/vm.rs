@@ -55,7 +55,6 @@ use crate::{
     },
     host::{
         inject,
-        linear,
         service::Service, //
     },
 };
@@ -65,9 +64,6 @@ pub(super) const VCPUS_MAX: u32 = 512;
 
 /// KVM_VM_TYPE_ARM_IPA_SIZE_MASK: the part of the machine type that says how many bits an IPA has.
 const TYPE_IPA_SIZE: c_ulong = 0xff;
-
-/// What [`Vm::flush_guest`] cleans before it lets others have the lock.
-const FLUSH_BYTES: u64 = 1 << 20;
 
 /// What became of a stage-2 fault.
 pub(crate) enum Abort {
@@ -322,15 +318,11 @@ impl Vm {
     /// Cleans all memory that the guest has mapped to the PoC.
     pub(crate) fn flush_guest(&self) {
         let system = self.system();
-        let cache = system.service.machine.cache;
-        // Cleaning is slow, and others wait for the lock.
-        let pages = (FLUSH_BYTES >> self.granule().shift()).max(1);
         self.for_each_slot(|gfns| {
-            for piece in pieces_of(gfns, pages) {
+            for piece in pieces_of(gfns, system.pages_to_clean()) {
                 self.stage2.lock().mapped(piece, |pa, bytes| {
-                    let start = linear::phys_to_kern(pa).as_ptr();
                     // SAFETY: RAM that is mapped, and cannot go as long as the lock is held.
-                    unsafe { cache.clean_for_guest(start, bytes as usize, system.clean_twice) };
+                    unsafe { system.clean(pa, bytes) };
                 });
             }
         });

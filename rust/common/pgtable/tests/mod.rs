@@ -10,6 +10,7 @@ mod model;
 mod monitor;
 mod only;
 mod operations;
+mod reclaim;
 mod refusals;
 mod sequences;
 mod tags;
