@@ -183,6 +183,19 @@ impl CacheGeometry {
         self.0
             .clean_to_poc(&Cpu, start as u64, len_bytes as u64, true);
     }
+
+    /// See [`upkeep::CacheGeometry::publish_code`].
+    ///
+    /// # Safety
+    ///
+    /// `code` is mapped as Normal memory in the kernel's linear map.
+    pub(crate) unsafe fn publish_code(self, code: upkeep::Code) {
+        let (start, bytes) = (code.start as usize, code.bytes as usize);
+        self.0.publish_code(&Cpu, code, || {
+            // SAFETY: By the contract.
+            unsafe { crate::bindings::caches_clean_inval_pou(start, start + bytes) };
+        });
+    }
 }
 
 /// See [`upkeep::publish_tables`].

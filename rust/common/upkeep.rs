@@ -31,19 +31,67 @@ pub trait Port {
     fn issue(&self, op: Op);
 }
 
-/// How far a line of the data cache reaches.
+/// CTR_EL0.L1Ip of an instruction cache in which the PA alone decides where a line is.
+const PIPT: u64 = 0b11;
+
+/// Lines of instruction caches that are invalidated one by one, each with its broadcast, before all of them are at once (Linux:
+/// `MAX_DVM_OPS`, with pages of 4K).
+const LINES_BY_VA: u64 = 512;
+
+/// How far a line of a cache reaches, and who finds it.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheGeometry {
     /// log2 of the size in bytes of the smallest line of any data cache of the system.
     line_shift: u32,
+    /// The same for instruction caches.
+    code_line_shift: u32,
+    /// Some instruction cache may hold the same memory in several lines, by the VAs that it is executed at.
+    aliases: bool,
+}
+
+/// Memory that is to be executed.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    /// Where this CPU has it mapped.
+    pub start: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// What was written is at the PoU already.
+    pub clean: bool,
+    /// See [`CacheGeometry::clean_to_poc`].
+    pub twice: bool,
 }
 
 impl CacheGeometry {
-    /// From the system-wide value of CTR_EL0: DminLine is in words.
+    /// From the system-wide value of CTR_EL0: DminLine and IminLine are in words. L1Ip is that of all CPUs, or VIPT if they differ;
+    /// what is not PIPT may have aliases.
     pub const fn from_ctr(ctr: u64) -> Self {
         Self {
             line_shift: (ctr.wrapping_shr(16) & 0xf) as u32 + 2,
+            code_line_shift: (ctr & 0xf) as u32 + 2,
+            aliases: ctr.wrapping_shr(14) & 0b11 != PIPT,
         }
+    }
+
+    /// Whether an invalidation of instruction caches by VA reaches `bytes` bytes at whatever VA they are executed, and is no more
+    /// work than that of all.
+    const fn does_by_va(self, bytes: u64) -> bool {
+        !self.aliases && bytes.wrapping_shr(self.code_line_shift) <= LINES_BY_VA
+    }
+
+    /// Makes `code` fit to be executed, on all CPUs and at any VA: no instruction cache holds what was there before, and each finds
+    /// what was written.
+    ///
+    /// `by_va` does so for this CPU's VA of it (Linux: `caches_clean_inval_pou`).
+    pub fn publish_code(self, port: &impl Port, code: Code, by_va: impl FnOnce()) {
+        if self.does_by_va(code.bytes) {
+            return by_va();
+        }
+        if !code.clean {
+            // To the PoC, which is beyond the PoU.
+            self.clean_to_poc(port, code.start, code.bytes, code.twice);
+        }
+        invalidate_icache(port);
     }
 
     /// Cleans and invalidates `bytes` bytes at `start` to the PoC, so that who has its caches off finds what this CPU has

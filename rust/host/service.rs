@@ -59,8 +59,10 @@ use super::{
     trouble::to_errno, //
 };
 use crate::{
-    arch::el1::HvcRegs,
-    bindings,
+    arch::el1::{
+        self,
+        HvcRegs, //
+    },
     common::{
         abi::{
             BootParams,
@@ -350,11 +352,11 @@ fn not_given_back(cpu: u32, trouble: Trouble) {
 /// Makes the image what every CPU fetches and reads, with the MMU off as well.
 fn clean_image(machine: &Machine, image: &Image) {
     let start = image.start().as_ptr();
-    // SAFETY: The image is in the linear map, all of it. The I-caches of all CPUs may hold what this memory was before.
-    unsafe {
-        bindings::caches_clean_inval_pou(start as usize, start as usize + image.bytes());
-        machine.cache.clean_to_poc(start, image.bytes());
-    }
+    // SAFETY: The image is in the linear map, all of it.
+    unsafe { machine.cache.clean_to_poc(start, image.bytes()) };
+    // The I-caches of all CPUs may hold what this memory was before, at VAs that are not this one: a CPU on which SCTLR_EL2.I is
+    // set fetches its first instructions through them.
+    el1::invalidate_icache();
 }
 
 /// Fills the context of each possible CPU.

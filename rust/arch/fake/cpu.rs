@@ -216,6 +216,20 @@ impl<'a> Cpu<'a> {
         self.flush(true)
     }
 
+    /// IC IVAU of the line at an address, as for [`Self::dc`].
+    ///
+    /// Where instruction caches have aliases it is taken to reach none of those that anybody executes: this CPU has the memory at
+    /// an address at which nobody does.
+    pub fn ic_ivau(&mut self, address: u64) -> Checked<()> {
+        let pa = self.locate(address)?;
+        self.record(Event::IcIvau(pa));
+        if self.system.physical_icaches {
+            let flush = self.system.memory.issue_flush_of(pa);
+            self.system.cpus[self.number].flushes.push((flush, true));
+        }
+        Ok(())
+    }
+
     fn flush(&mut self, is: bool) -> Checked<()> {
         self.record(Event::Ic { is });
         self.lower_flush();

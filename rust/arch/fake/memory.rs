@@ -200,6 +200,14 @@ impl Memory {
         PendingFlush { lines }
     }
 
+    /// The same of an IC for the line at `pa` alone.
+    pub(super) fn issue_flush_of(&self, pa: u64) -> PendingFlush {
+        let found = self.line(pa).filter(|line| !line.behind_pou);
+        PendingFlush {
+            lines: found.map(|line| (pa, line.version)).into_iter().collect(),
+        }
+    }
+
     /// No instruction cache of `cpus` holds old contents of the lines any more.
     pub(super) fn complete_flush(&mut self, pending: &PendingFlush, cpus: CpuMask) {
         for (pa, version) in &pending.lines {

@@ -218,6 +218,8 @@ pub struct System {
     speculative_at: bool,
     /// CTR_EL0.IDC: what is stored is at the PoU as soon as it is seen.
     idc: bool,
+    /// CTR_EL0.L1Ip is PIPT: instruction caches have no aliases.
+    physical_icaches: bool,
 }
 
 impl System {
@@ -234,6 +236,7 @@ impl System {
             repeat_tlbi: false,
             speculative_at: false,
             idc: false,
+            physical_icaches: false,
         }
     }
 
@@ -246,6 +249,11 @@ impl System {
     /// Gives all CPUs CTR_EL0.IDC.
     pub fn has_idc(&mut self) {
         self.idc = true;
+    }
+
+    /// Gives all CPUs instruction caches that are indexed and tagged by the PA (PIPT), and so have no aliases.
+    pub fn has_physical_icaches(&mut self) {
+        self.physical_icaches = true;
     }
 
     /// Whether all CPUs see what `cpu` has stored to the page at `pa`.

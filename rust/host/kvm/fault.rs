@@ -50,7 +50,6 @@ use crate::{
         },
         slots::GfnRange,
     },
-    host::linear,
 };
 
 /// ESR_EL2.EC of an instruction abort from a lower exception level; of a data abort it is 0x24.
@@ -266,11 +265,14 @@ impl Work<'_> {
         unsafe { self.system().clean(target.pa, self.bytes(target)) };
     }
 
-    /// Before the guest executes the memory: no instruction cache holds what was there before.
-    fn publish_code(&self, target: &Target, _reference: &Found) {
-        let start = linear::phys_to_kern(target.pa).as_ptr() as usize;
+    /// Before the guest executes the memory: no instruction cache holds what was there before, for any address that the guest may
+    /// have it at. `clean`: it was cleaned, or need not be, as with FWB, with which CPUs have CTR_EL0.IDC too.
+    fn publish_code(&self, target: &Target, clean: bool, _reference: &Found) {
         // SAFETY: As for `clean`.
-        unsafe { bindings::caches_clean_inval_pou(start, start + self.bytes(target) as usize) };
+        unsafe {
+            self.system()
+                .publish_code(target.pa, self.bytes(target), clean)
+        };
     }
 
     fn bytes(&self, target: &Target) -> u64 {
@@ -289,7 +291,7 @@ impl Work<'_> {
             clean = true;
         }
         if self.fault.execute && !found.is_device() && !system.dic {
-            self.publish_code(target, found);
+            self.publish_code(target, clean, found);
         }
         loop {
             let mut stage2 = self.vm.stage2().lock();

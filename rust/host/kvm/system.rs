@@ -42,6 +42,7 @@ use crate::{
             Stage2, //
         },
         sync::TicketLock,
+        upkeep::Code,
         vmid::{
             Books,
             Generation, //
@@ -229,6 +230,22 @@ impl System {
         let cache = self.service.machine.cache;
         // SAFETY: By the contract; the linear map is Normal memory.
         unsafe { cache.clean_for_guest(start, bytes as usize, self.clean_twice) };
+    }
+
+    /// Makes memory of a guest fit to be executed by it, at whatever VA. `clean`: what was written is at the PoU already.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::clean`].
+    pub(super) unsafe fn publish_code(&self, pa: PhysAddr, bytes: u64, clean: bool) {
+        let code = Code {
+            start: linear::phys_to_kern(pa).as_ptr() as u64,
+            bytes,
+            clean,
+            twice: self.clean_twice,
+        };
+        // SAFETY: By the contract; the linear map is Normal memory.
+        unsafe { self.service.machine.cache.publish_code(code) };
     }
 
     /// Pages that are cleaned before others get the lock of stage 2.

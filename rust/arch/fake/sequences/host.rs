@@ -5,8 +5,10 @@
 use super::{
     super::{
         Checked,
+        Domain,
         El,
         Injector,
+        Kind,
         Machine,
         Port,
         Reg,
@@ -52,7 +54,7 @@ impl Act {
     }
 }
 
-pub(super) const ACTS: [Act; 7] = [
+pub(super) const ACTS: [Act; 11] = [
     Act {
         name: "clean_to_poc",
         port: HOST_PORT,
@@ -84,6 +86,26 @@ pub(super) const ACTS: [Act; 7] = [
         play: new_text,
     },
     Act {
+        name: "publish_code",
+        port: HOST_PORT,
+        play: |machine, injector| code(machine, injector, (VIPT, 256, false)),
+    },
+    Act {
+        name: "publish_code",
+        port: HOST_PORT,
+        play: |machine, injector| code(machine, injector, (VIPT, 256, true)),
+    },
+    Act {
+        name: "publish_code",
+        port: HOST_PORT,
+        play: |machine, injector| code(machine, injector, (PIPT, LINES_BY_VA * 64, false)),
+    },
+    Act {
+        name: "publish_code",
+        port: HOST_PORT,
+        play: |machine, injector| code(machine, injector, (PIPT, LINES_BY_VA * 64 + 64, false)),
+    },
+    Act {
         name: "take_interrupts",
         port: HOST_PORT,
         play: interrupted,
@@ -93,8 +115,13 @@ pub(super) const ACTS: [Act; 7] = [
 const TABLES: u64 = 0x4000_0000;
 /// Memory of a guest.
 const RAM: u64 = 0x8000_0000;
-/// CTR_EL0 with lines of 64 bytes.
-const CTR: u64 = 4 << 16;
+/// CTR_EL0 with lines of 64 bytes, in both caches.
+const CTR: u64 = (4 << 16) | 4;
+/// CTR_EL0.L1Ip.
+const VIPT: u64 = 0b10 << 14;
+const PIPT: u64 = 0b11 << 14;
+/// Lines of instruction caches that are invalidated one by one at most.
+const LINES_BY_VA: u64 = 512;
 /// Where the id of a VM stands, which has its VMID.
 const ID: u64 = 0x5000_0000;
 const VMID: u16 = 9;
@@ -214,6 +241,51 @@ fn new_text(machine: &Machine, injector: &Injector) -> Checked<()> {
     })?;
     upkeep::invalidate_icache(&machine.port(0).with(injector));
     machine.with(|system| (0..2).try_for_each(|cpu| system.cpu(cpu).fetch(RAM).map(|_| ())))
+}
+
+/// CPU0 has written text, which is clean already or not, and which both CPUs execute at other addresses.
+fn code(
+    machine: &Machine,
+    injector: &Injector,
+    (policy, bytes, clean): (u64, u64, bool),
+) -> Checked<()> {
+    let cache = CacheGeometry::from_ctr(CTR | policy);
+    let lines = || (RAM..RAM + bytes).step_by(64);
+    machine.with(|system| {
+        if policy == PIPT {
+            system.has_physical_icaches();
+        }
+        lines().try_for_each(|line| write(system, 0, line, line))
+    })?;
+    if clean {
+        cache.clean_to_poc(&machine.port(0), RAM, bytes, false);
+    }
+    let code = upkeep::Code {
+        start: RAM,
+        bytes,
+        clean,
+        twice: false,
+    };
+    let mut result = Ok(());
+    cache.publish_code(&machine.port(0).with(injector), code, || {
+        assert!(bytes <= LINES_BY_VA * 64, "{bytes} bytes, line by line");
+        result = machine.with(|system| by_va(system, lines()));
+    });
+    result?;
+    machine.with(|system| {
+        let mut places = (0..2).flat_map(|cpu| lines().map(move |line| (cpu, line)));
+        places.try_for_each(|(cpu, line)| system.cpu(cpu).fetch(line).map(|_| ()))
+    })
+}
+
+/// What Linux does by VA. It is no sequence of ours, and has no faults.
+fn by_va(system: &mut System, mut lines: impl Iterator<Item = u64> + Clone) -> Checked<()> {
+    let mut cpu = system.cpu(0);
+    lines.clone().try_for_each(|line| cpu.dc_cvau(line))?;
+    cpu.dsb(Domain::Ish, Kind::Full)?;
+    lines.try_for_each(|line| cpu.ic_ivau(line))?;
+    cpu.dsb(Domain::Ish, Kind::Full)?;
+    cpu.isb()
 }
 
 /// An interrupt is pending when CPU0 opens a window for it.

@@ -44,7 +44,7 @@ impl Default for Ground {
 /// A way in which the set-up differs from what the host does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The image is not made fit for execution (`caches_clean_inval_pou`).
+    /// Instruction caches are not invalidated for the image.
     SkipInvalidateOfCode,
     /// The image is not cleaned to the PoC.
     SkipCleanOfImage,
@@ -67,11 +67,11 @@ pub enum Change {
 pub struct HostStep {
     /// Leaves it out.
     pub change: Change,
-    /// The function of the host that takes it, or of the kernel.
+    /// The function of the host that takes it.
     pub function: &'static str,
     /// For what it is taken.
     pub of: &'static str,
-    /// The instruction; the function itself if it is the kernel's, whose maintenance inside is the kernel's.
+    /// The instruction.
     pub text: &'static str,
 }
 
@@ -93,9 +93,9 @@ const fn step(
 pub const HOST_STEPS: [HostStep; 5] = [
     step(
         Change::SkipInvalidateOfCode,
-        "caches_clean_inval_pou",
+        "invalidate_icache",
         "image",
-        "caches_clean_inval_pou",
+        "ic ialluis",
     ),
     step(
         Change::SkipCleanOfImage,

@@ -12,6 +12,7 @@ use eltwo::{
     common::{
         abi::CpuContext,
         upkeep::{
+            self,
             CacheGeometry,
             Op,
             Port, //
@@ -113,13 +114,17 @@ fn clean_to_pou(system: &mut System, bytes: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// `caches_clean_inval_pou` of Linux. For the model IC IALLUIS stands for the loop of IC IVAU, which is broadcast as well.
-fn clean_and_invalidate_pou(system: &mut System, bytes: Bytes) -> Result<()> {
-    clean_to_pou(system, bytes)?;
-    let mut cpu = system.cpu(LOADER);
-    cpu.ic_ialluis().map_err(Failure::from)?;
-    cpu.dsb(Domain::Ish, Kind::Full).map_err(Failure::from)?;
-    cpu.isb().map_err(Failure::from)?;
+/// The host invalidates the instruction caches of all CPUs, at all addresses.
+fn invalidate_icache(system: &mut System) -> Result<()> {
+    let host = Host {
+        system: RefCell::new(system),
+        cpu: LOADER,
+        changes: &[],
+        skips: IMAGE,
+        result: RefCell::new(Ok(())),
+    };
+    upkeep::invalidate_icache(&host);
+    host.result.into_inner().map_err(Failure::from)?;
     Ok(())
 }
 
@@ -137,10 +142,11 @@ pub(super) fn clean_image(
         clean_to_pou(system, all)?;
         return clean_to_poc(system, LOADER, (base, idmap), &[], IMAGE);
     }
-    if !changes.contains(&Change::SkipInvalidateOfCode) {
-        clean_and_invalidate_pou(system, all)?;
+    clean_to_poc(system, LOADER, all, changes, IMAGE)?;
+    if changes.contains(&Change::SkipInvalidateOfCode) {
+        return Ok(());
     }
-    clean_to_poc(system, LOADER, all, changes, IMAGE)
+    invalidate_icache(system)
 }
 
 /// What the host does on `cpu` before each init of it: the registers that were found go to the context, and all of that
