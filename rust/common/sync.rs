@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Common: the lock of data that several CPUs change at EL2.
+//! Common: the lock of data that several CPUs change with interrupts masked: at EL2, and at EL1 where an entry to a guest needs it
+//! (the VMIDs).
 //!
-//! Only EL2 takes it, with interrupts masked, so a holder is never interrupted. It can take an exception, though: then nobody
-//! releases the lock, and the host breaks it, so that no CPU waits at EL2 for ever.
+//! A holder is never interrupted. At EL2 it can take an exception, though: then nobody releases the lock, and the host breaks it,
+//! so that no CPU waits there for ever.
 
 use core::{
     hint,

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Most zones, and most eventfds besides them, as the uAPI has it (`NR_IOBUS_DEVS`).
+/// Most zones of one space, as the uAPI has it (`NR_IOBUS_DEVS`). Eventfds are limited by the files that a process may have open.
 const MAX_ZONES: usize = 1000;
 
 /// Entries of the ring (`KVM_COALESCED_MMIO_MAX`).
