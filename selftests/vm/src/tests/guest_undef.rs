@@ -72,16 +72,69 @@ const DEFINED: [(&str, u32); 9] = [
     ("MRS CNTVCT_EL0", mrs(3, 3, 14, 0, 2)),
 ];
 
+/// Error records: (least ID_AA64PFR0_EL1.RAS, CRm, op2), from ERRIDR_EL1 to ERXMISC3_EL1.
+const ERROR_RECORDS: [(u64, u32, u32); 13] = [
+    (1, 3, 0),
+    (1, 3, 1),
+    (1, 4, 0),
+    (1, 4, 1),
+    (1, 4, 2),
+    (1, 4, 3),
+    (2, 4, 4),
+    (2, 4, 5),
+    (2, 4, 6),
+    (1, 5, 0),
+    (1, 5, 1),
+    (2, 5, 2),
+    (2, 5, 3),
+];
+
+/// CRm and op2 of ERRIDR_EL1.
+const ERRIDR: (u32, u32) = (3, 0);
+
 pub fn test() -> Test {
     host::test()
         .case("undefined_accesses_reach_the_guest", host::with(undefined))
         .case("defined_accesses_work", host::with(defined))
+        .case(
+            "error_records_are_as_the_id_register_says",
+            host::with(error_records),
+        )
+}
+
+/// What x0 is after `instruction`, with which it is all ones.
+fn result(vcpu: &mut Vcpu, instruction: u32) -> Result<u64> {
+    let place = BASE + image::FREE;
+    vcpu.call(Program::Execute, &[u64::from(instruction), u64::MAX, place])
 }
 
 fn execute(vcpu: &mut Vcpu, instruction: u32) -> Result<(u64, u64)> {
     let place = BASE + image::FREE;
     vcpu.call(Program::Execute, &[u64::from(instruction), 0, place])?;
     Ok(vcpu.channel().exceptions())
+}
+
+fn error_records(kvm: &Kvm) -> Result<()> {
+    const RAS_SHIFT: u32 = 28;
+    let machine = Machine::new(kvm)?;
+    let mut vcpu = machine.vcpu(0)?;
+    let ras = (result(&mut vcpu, mrs(3, 0, 0, 4, 0))? >> RAS_SHIFT) & 0xf;
+    let mut wrong = Vec::new();
+    for (least, crm, op2) in ERROR_RECORDS {
+        let value = result(&mut vcpu, mrs(3, 0, 5, crm, op2))?;
+        let found = (vcpu.channel().exceptions(), value);
+        let (zero, undefined) = (((0, 0), 0), ((1, ESR_UNDEFINED), u64::MAX));
+        // A CPU without error records, as an emulated one, may have none of the registers but ERRIDR_EL1.
+        let is_fine = match ras >= least {
+            true => found == zero || found == undefined && (crm, op2) != ERRIDR,
+            false => found == undefined,
+        };
+        if !is_fine {
+            wrong.push(format!("S3_0_C5_C{crm}_{op2}: {found:x?}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "with RAS = {ras}: {}", wrong.join("; "));
+    Ok(())
 }
 
 fn undefined(kvm: &Kvm) -> Result<()> {
