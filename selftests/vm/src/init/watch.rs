@@ -23,6 +23,7 @@ use anyhow::{
 use crate::{
     guest::{
         account::KMEMLEAK,
+        cpu,
         module, //
     },
     tests, //
@@ -134,11 +135,11 @@ impl Watch {
 
 /// Stops the scheduler's deadline servers, which keep real-time tasks from starving others. Linux 7.2 forwards a server's timer that is
 /// queued again already (`dl_server_timer`, a warning of `hrtimer_forward`) when a CPU has had no time for long, as emulated
-/// CPUs of this slow kernel have. Source: `Documentation/scheduler/sched-rt-group.rst`.
+/// CPUs of this slow kernel have. A CPU that was never online has none yet. Source: `Documentation/scheduler/sched-rt-group.rst`.
 fn stop_fair_servers() -> Result<()> {
-    for cpu in fs::read_dir(FAIR_SERVERS).context(FAIR_SERVERS)? {
-        let runtime = cpu?.path().join("runtime");
-        fs::write(&runtime, "0").with_context(|| runtime.display().to_string())?;
+    for cpu in cpu::online()? {
+        let runtime = format!("{FAIR_SERVERS}/cpu{cpu}/runtime");
+        fs::write(&runtime, "0").context(runtime)?;
     }
     Ok(())
 }
