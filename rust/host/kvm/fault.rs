@@ -206,8 +206,9 @@ impl Work<'_> {
     /// What to map.
     fn target(&self, found: &Found) -> Result<Target> {
         let logging = self.slot.dirty.is_some();
-        // With logging, a page is made writable by a write alone.
-        let write = found.is_writable() && (!logging || self.fault.write);
+        // What the process may do is not what the slot allows. With logging, a page is made writable by a write alone.
+        let write =
+            found.is_writable() && !self.slot.is_read_only() && (!logging || self.fault.write);
         let page = GfnRange::new(self.gfn, 1).ok_or(EFAULT)?;
         let attrs = if found.is_device() {
             GuestAttrs {

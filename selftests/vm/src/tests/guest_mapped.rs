@@ -79,6 +79,10 @@ const STR: u64 = 0xb900_001f;
 pub fn test() -> Test {
     host::test()
         .case("device_is_read_by_the_guest", host::with(device))
+        .case(
+            "device_in_a_read_only_slot_is_not_written",
+            host::with(not_written),
+        )
         .case("device_is_not_executed", host::with(not_executed))
         .case("device_is_not_logged", host::with(not_logged))
         .case("device_follows_the_process", host::with(follows))
@@ -162,6 +166,26 @@ fn device(kvm: &Kvm) -> Result<()> {
     start(&mut vcpu, STR)?;
     let exit = vcpu.run();
     ensure!(exit == Exit::Failed(Errno::EFAULT), "a write: {exit:x?}");
+    Ok(())
+}
+
+/// The process may write the device. The slot is read-only, so the guest may not: user space gets what it writes.
+fn not_written(kvm: &Kvm) -> Result<()> {
+    let ram = map_device(READ_WRITE)?;
+    let machine = Machine::new(kvm)?;
+    machine.add(SLOT, EXTRA, &ram, KVM_MEM_READONLY)?;
+    let mut vcpu = machine.vcpu(0)?;
+    for mapped_before in [false, true] {
+        start(&mut vcpu, STR)?;
+        let exit = vcpu.run();
+        ensure!(
+            exit == Exit::Write(EXTRA, vec![0; 4]),
+            "mapped before: {mapped_before}: {exit:x?}"
+        );
+        vcpu.finish()?;
+        start(&mut vcpu, LDR)?;
+        ensure!(vcpu.finish()? == MAGIC, "another value");
+    }
     Ok(())
 }
 
