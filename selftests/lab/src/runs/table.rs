@@ -315,7 +315,7 @@ pub const RUNS: &[Run] = &[
     },
     Run {
         name: "shutdown",
-        tests: &["shutdown_paths"],
+        tests: &["shutdown"],
         ..BASE
     },
     Run {

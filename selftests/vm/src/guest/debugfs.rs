@@ -67,12 +67,22 @@ fn maybe(text: &str) -> Result<Option<u64>> {
     }
 }
 
+/// The number behind `key` in `vms`.
+pub fn vms(key: &str) -> Result<u64> {
+    let text = read("vms")?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        .with_context(|| format!("the file vms has no {key}: {text:?}"))?;
+    number(value)
+}
+
 /// One line of `cpus`.
 #[derive(Clone, Debug)]
 pub struct Cpu {
     /// Number.
     pub cpu: usize,
-    /// absent, stub, boot, hyp, refused or faulted.
+    /// "absent", or the name of a state of `rust/common/lifecycle`.
     pub state: String,
     /// VBAR_EL2, if the CPU is at EL2 with us.
     pub vbar: Option<u64>,

@@ -146,6 +146,16 @@ pub fn unload() -> Result<()> {
     delete_module(c"eltwo", DeleteModuleFlags::O_NONBLOCK).context("rmmod eltwo")
 }
 
+/// rmmod, which `user` must keep from succeeding.
+pub fn expect_busy(user: &str) -> Result<()> {
+    let outcome = delete_module(c"eltwo", DeleteModuleFlags::O_NONBLOCK);
+    ensure!(
+        outcome == Err(Errno::EAGAIN),
+        "rmmod with {user} open: {outcome:?}, expected EAGAIN"
+    );
+    Ok(())
+}
+
 /// Another module, from a file, for as long as this lives.
 #[must_use]
 pub struct Helper(&'static CStr);

@@ -313,7 +313,7 @@ fn guest(world: &mut World<'_>, target: usize) -> Result<()> {
     let guest = started?;
     let refused = world.model.cpus[target].state != State::Hyp;
     ensure!(
-        guest.has_moved() >= refused,
+        !refused || guest.has_moved(),
         "a vCPU ran on CPU {target}, whose EL2 is not eltwo's"
     );
     world.guest = Some(guest);

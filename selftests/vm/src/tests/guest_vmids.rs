@@ -4,7 +4,6 @@
 
 use anyhow::{
     ensure,
-    Context,
     Result, //
 };
 use kvm_ioctls::Kvm;
@@ -57,12 +56,7 @@ fn counter(name: &str) -> Result<Option<u64>> {
     if host::is_reference() {
         return Ok(None);
     }
-    let text = debugfs::read("vms")?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-        .with_context(|| format!("the file vms has no {name}: {text:?}"))?;
-    Ok(Some(value.parse()?))
+    debugfs::vms(name).map(Some)
 }
 
 /// A VM with `value` in all its words.

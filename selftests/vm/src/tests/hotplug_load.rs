@@ -35,6 +35,7 @@ use crate::{
             self,
             Caller, //
         },
+        kmsg::Log,
         module,
         poll, //
     },
@@ -205,8 +206,9 @@ fn load_once() -> Result<()> {
 }
 
 /// A call during rmmod either works or fails for one of the reasons that a file may have to go away. While the module is loaded
-/// every thread's calls work.
+/// every thread's calls work. EIO is also what a call says after an exception at EL2, so the log must not have one.
 fn under_rmmod() -> Result<()> {
+    let mut log = Log::from_now()?;
     let crew = Crew::default();
     let worked: Vec<AtomicU64> = cpu::online()?.iter().map(|_| AtomicU64::new(0)).collect();
     let all = || -> u64 { worked.iter().map(|count| count.load(Relaxed)).sum() };
@@ -233,6 +235,9 @@ fn under_rmmod() -> Result<()> {
     });
     crew.verdict()?;
     result?;
+    let lines = log.eltwo()?;
+    let fault = lines.iter().find(|line| line.contains("exception at EL2"));
+    ensure!(fault.is_none(), "{fault:?}");
     let tried = crew.done.load(Relaxed);
     note(format!("{LOADS} loads, {} of {tried} calls worked", all()));
     ensure!(all() < tried, "no call was made while there was no module");

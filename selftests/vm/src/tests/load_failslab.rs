@@ -60,7 +60,8 @@ impl Outcomes {
     fn count(&mut self, lines: &[String]) {
         match lines.iter().find(|line| line.starts_with("refused: ")) {
             Some(line) => *self.named.entry(line.clone()).or_default() += 1,
-            None if lines.is_empty() => self.by_kernel += 1,
+            // Allocations fail in the order in which they are made, and the kernel makes its own first.
+            None if lines.is_empty() && self.named.is_empty() => self.by_kernel += 1,
             None => self.silent += 1,
         }
     }

@@ -265,7 +265,7 @@ fn rmmod_register_image_equal() -> Result<()> {
         "register images reported equal on CPUs {equal:?}, online are {cpus:?}"
     );
     ensure!(
-        equal.values().all(|registers| *registers >= 10),
+        equal.values().all(|registers| *registers >= 23),
         "too few registers: {equal:?}"
     );
     ensure!(
@@ -295,23 +295,15 @@ pub fn equal_images(log: &[String]) -> Result<BTreeMap<usize, u64>> {
     Ok(equal)
 }
 
-/// A file of the module that is open either keeps it loaded or is dead afterwards; it never reaches freed code.
+/// A file of the module that is open keeps it loaded: it never reaches freed code.
 fn rmmod_open_file() -> Result<()> {
     let loaded = module::load()?;
     let mut caller = debugfs::Caller::open()?;
     caller.call("version")?.ok()?;
-    match module::unload() {
-        Ok(()) => {
-            loaded.keep();
-            ensure!(caller.call("version").is_err(), "a file works after rmmod");
-        }
-        Err(error) => {
-            note(format!("while the file is open: {error:#}"));
-            drop(caller);
-            loaded.unload()?;
-        }
-    }
-    module::nothing_left()
+    module::expect_busy("a file in debugfs")?;
+    caller.call("version")?.ok()?;
+    drop(caller);
+    loaded.unload()
 }
 
 fn rmmod_leaves_nothing() -> Result<()> {

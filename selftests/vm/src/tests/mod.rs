@@ -48,7 +48,7 @@ mod map_unmap;
 mod maxcpus;
 mod offline_at_load;
 mod pool_too_small;
-mod reboot;
+mod power;
 mod refuse;
 mod refuse_e2h;
 mod refuse_el1;
@@ -56,14 +56,12 @@ mod refuse_kvm;
 mod refuse_vhe;
 mod regs;
 mod selfcheck;
-mod shutdown_paths;
 mod soak;
 mod tables_at;
 mod with_guest;
 
 use std::{
     fs,
-    path::Path,
     sync::OnceLock,
     time::Duration, //
 };
@@ -172,9 +170,9 @@ pub const PROGRAMS: &[Program] = &[
     special("kexec_second", 300, kexec_second::test),
     special("kdump", 300, kdump::test),
     special("kdump_second", 300, kdump_second::test),
-    special("reboot", 300, reboot::test),
+    special("reboot", 300, power::reboot),
     special("kvm_selftests", 7200, kvm_selftests::test),
-    special("shutdown_paths", 300, shutdown_paths::test),
+    special("shutdown", 300, power::shutdown),
     special("soak", 300, soak::test),
     special("cpuidle", 300, cpuidle::test),
     special("kexec_with_guest", 300, with_guest::kexec),
@@ -229,7 +227,8 @@ pub fn handing_over() -> Test {
 fn fresh_machine() -> Result<()> {
     ensure!(!online_at_start().is_empty(), "no CPU is online");
     taint_at_start();
-    if !Path::new("/sys/kernel/debug").join("..").exists() || fs::read("/proc/modules").is_err() {
+    let debugfs = fs::read_dir("/sys/kernel/debug").is_ok_and(|mut files| files.next().is_some());
+    if !debugfs || fs::read("/proc/modules").is_err() {
         return Skip::because("needs root, /proc and debugfs");
     }
     if module::is_loaded()? {

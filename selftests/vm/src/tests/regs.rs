@@ -31,15 +31,15 @@ use crate::{
     },
 };
 
-/// What the init sequence writes on every CPU: each must be among the registers that are saved.
+/// What the init sequence and the switch to a guest write: each must be among the registers that are saved.
 const TOUCHED: [&str; 9] = [
+    "SP_EL2",
     "VBAR_EL2",
     "TTBR0_EL2",
     "TCR_EL2",
     "MAIR_EL2",
     "SCTLR_EL2",
     "HCR_EL2",
-    "TPIDR_EL2",
     "VTTBR_EL2",
     "VTCR_EL2",
 ];
