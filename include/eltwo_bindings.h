@@ -45,6 +45,11 @@ static const unsigned int ELTWO_KSYM_SYMBOL_LEN = KSYM_SYMBOL_LEN;
 #include <linux/entry-virt.h>
 //! function xfer_to_guest_mode_handle_work
 
+/* put_page(), which is inline, by a function that does just that. */
+#include <linux/pipe_fs_i.h>
+//! function generic_pipe_buf_release
+//! type pipe_buf(fer|_operations)
+
 /* FP/SIMD registers of the host's user space. */
 #include <asm/neon.h>
 //! function kernel_neon_(begin|end)

@@ -108,12 +108,19 @@ impl Drop for Found {
     }
 }
 
-/// Gives up a reference that the caller has.
+/// Gives up a reference that the caller has: `put_page`, which is inline, by a function that does nothing else. `release_pages`
+/// does not do it, as it keeps the references of the huge zero page.
 fn put(page: NonNull<bindings::page>) {
-    let mut pages = page.as_ptr();
-    let pages = bindings::release_pages_arg { pages: &mut pages };
-    // SAFETY: One page, whose reference is the caller's.
-    unsafe { bindings::release_pages(pages, 1) };
+    let mut buffer = bindings::pipe_buffer {
+        page: page.as_ptr(),
+        offset: 0,
+        len: 0,
+        ops: ptr::null(),
+        flags: 0,
+        private: 0,
+    };
+    // SAFETY: The function looks at nothing but the page, whose reference is the caller's.
+    unsafe { bindings::generic_pipe_buf_release(ptr::null_mut(), &mut buffer) };
 }
 
 /// Finds the memory at `user`, faulting it in. `write`: for a write. `want_writable`: also if it is for a read, a page

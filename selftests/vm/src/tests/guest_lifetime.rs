@@ -3,7 +3,10 @@
 //! How VMs end: closed in any order, by kill -9 at any time, with files in other processes; and nothing is left.
 
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     io::{
         IoSlice,
         IoSliceMut, //
@@ -60,7 +63,8 @@ use crate::{
         },
         child,
         debugfs,
-        module, //
+        module,
+        page, //
     },
     ktap::{
         note,
@@ -83,10 +87,15 @@ use crate::{
         },
         machine::{
             Machine,
-            BASE, //
+            BASE,
+            EXTRA, //
         },
         poll,
-        ram::Ram,
+        ram::{
+            huge_size,
+            page_size,
+            Ram, //
+        },
         raw,
         vcpu::Vcpu, //
     },
@@ -108,6 +117,7 @@ pub fn test() -> Test {
         .case("vm_outlives_its_creator_in_another_process", outlives)
         .case("vms_in_turn_leave_nothing", || counted(in_turn))
         .case("vms_killed_at_random_leave_nothing", || counted(killed))
+        .case("huge_zero_page_that_guests_read_is_freed", zeroes)
 }
 
 fn hello(vcpu: &mut Vcpu) -> Result<()> {
@@ -269,10 +279,7 @@ fn outlives() -> Result<()> {
         child::wait_success(child)?;
         expect_foreign(fd.as_raw_fd(), calls::CREATE_VCPU)?;
         if !host::is_reference() {
-            ensure!(
-                module::unload().is_err(),
-                "rmmod succeeded while the file of a VM was open"
-            );
+            module::expect_busy("the file of a VM")?;
         }
         drop(File::from(fd));
         Ok(())
@@ -309,15 +316,70 @@ fn none_left() -> Result<()> {
     if host::is_reference() {
         return Ok(());
     }
-    let text = debugfs::read("vms")?;
     for key in ["vms", "vmids", "table_pages"] {
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
-            .with_context(|| format!("the file vms has no {key}: {text:?}"))?;
-        ensure!(value == "0", "{key}: {value} without a VM");
+        let value = debugfs::vms(key)?;
+        ensure!(value == 0, "{key}: {value} without a VM");
     }
     Ok(())
+}
+
+/// A counter of `/proc/vmstat`.
+fn vmstat(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .with_context(|| format!("/proc/vmstat has no {name}"))?;
+    Ok(value.parse()?)
+}
+
+/// A process whose guest reads memory that nobody has written, all of it. It is one page that all processes share.
+fn read_zeroes(kvm: &Kvm) -> Result<()> {
+    let ram = Ram::huge(2 * huge_size())?;
+    let machine = Machine::new(kvm)?;
+    machine.add(1, EXTRA, &ram, 0)?;
+    let args = [EXTRA, ram.len() as u64, page_size() as u64];
+    let sum = machine.vcpu(0)?.call(Program::Read, &args)?;
+    ensure!(sum == 0, "the guest reads {sum}");
+    Ok(())
+}
+
+/// The kernel makes the huge zero page when a process needs it, and frees it when no process uses it: then a reference that a
+/// guest's fault has left behind loses it for good.
+fn zeroes() -> Result<()> {
+    const ROUNDS: u64 = 8;
+    if !page::has_huge_pages() {
+        return Skip::because("this kernel has no transparent huge pages");
+    }
+    let host = Host::start()?;
+    let round = || -> Result<u64> {
+        child::wait_success(child::start(|| read_zeroes(&host.open()?))?)?;
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
+        vmstat("nr_free_pages")
+    };
+    let result = (|| {
+        round()?;
+        let (made, before) = (vmstat("thp_zero_page_alloc")?, round()?);
+        let mut free = before;
+        for _ in 1..ROUNDS {
+            free = round()?;
+        }
+        let made = vmstat("thp_zero_page_alloc")? - made;
+        let lost = before.saturating_sub(free);
+        note(format!("made {made} times, {lost} pages fewer are free"));
+        ensure!(
+            made >= ROUNDS,
+            "it was made {made} times in {ROUNDS} rounds"
+        );
+        let huge = (huge_size() / page_size()) as u64;
+        ensure!(
+            lost < ROUNDS / 2 * huge,
+            "{lost} pages are lost, a huge one has {huge}"
+        );
+        Ok(())
+    })();
+    let end = host.end();
+    result.and(end)
 }
 
 const SIZE: Size = Size {
