@@ -307,6 +307,9 @@ impl Vm {
     ///
     /// As [`Self::read_guest`]; `EFAULT` also for a read-only slot.
     pub(crate) fn write_guest(&self, ipa: u64, data: &[u8]) -> Result {
+        // Who changes the slots waits until all is written and logged: when that call returns, the process may use the memory for
+        // something else.
+        let _slots = self.slots.lock();
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let part = self.part(ipa + done as u64, rest.len()).ok_or(EFAULT)?;

@@ -5,7 +5,8 @@
 //! A [`Slot`] never changes, but for its log of dirty pages; a change of a slot puts another one in its place. All slots
 //! are kept twice: by number, under the mutex that the ioctls take, and by address, under the lock of stage 2, where faults and
 //! notifiers look them up. A fault takes a reference and looks, when it maps, whether the slots are still the same: that is
-//! cheaper than to keep changes waiting, and a change is complete when the lock is released. No reader is waited for.
+//! cheaper than to keep changes waiting, and a change is complete when the lock is released. No fault is waited for. A
+//! write of ours into the guest's memory takes the mutex.
 
 use kernel::{
     prelude::*,
