@@ -107,13 +107,35 @@ impl<F: Format> PageTable<F> {
         &self,
         memory: &M,
         range: AddrRange<F::Input>,
+        mut leaf: L,
+    ) -> Result<(), Error> {
+        self.visit_while(memory, range, |found| {
+            leaf(found);
+            true
+        })
+    }
+
+    /// As [`Self::visit`], until `leaf` returns false. Of the tables behind that one nothing is read, but of those that led there
+    /// the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::visit`].
+    pub fn visit_while<M: TableMemory, L: FnMut(Mapping<F>) -> bool>(
+        &self,
+        memory: &M,
+        range: AddrRange<F::Input>,
         leaf: L,
     ) -> Result<(), Error> {
         match self.geometry.input_range() {
             Some(all) if AddrRange::contains_range(&all, &range) => {}
             _ => return Err(Error::InputRange),
         }
-        self.walk(memory, range, &mut Leaves(leaf))
+        let mut leaves = Leaves {
+            leaf,
+            goes_on: true,
+        };
+        self.walk(memory, range, &mut leaves)
     }
 
     /// Calls `run` for all that is mapped, in ascending order, leaves that continue each other taken together.
@@ -152,19 +174,24 @@ impl<F: Format> PageTable<F> {
     }
 }
 
-struct Leaves<L>(L);
+struct Leaves<L> {
+    leaf: L,
+    goes_on: bool,
+}
 
-impl<F: Format, L: FnMut(Mapping<F>)> Visitor<F> for Leaves<L> {
+impl<F: Format, L: FnMut(Mapping<F>) -> bool> Visitor<F> for Leaves<L> {
     fn visit(&mut self, at: &Visit<F>) -> Result<Next, Error> {
         match at.entry {
-            Entry::Invalid => {}
-            Entry::Table(child) => return Ok(Next::Descend(child)),
-            Entry::Leaf { pa, attrs } => (self.0)(Mapping {
-                range: at.covers,
-                pa,
-                level: at.level,
-                attrs,
-            }),
+            Entry::Table(child) if self.goes_on => return Ok(Next::Descend(child)),
+            Entry::Leaf { pa, attrs } if self.goes_on => {
+                self.goes_on = (self.leaf)(Mapping {
+                    range: at.covers,
+                    pa,
+                    level: at.level,
+                    attrs,
+                });
+            }
+            _ => {}
         }
         Ok(Next::Proceed)
     }

@@ -78,6 +78,8 @@ use crate::{
 
 /// Pages that are unmapped, or changed, before the lock is released for a moment.
 const PIECE_PAGES: u64 = 8192;
+/// Pages that are looked at together, as there may be nothing at all.
+const LOOK_PAGES: u64 = 1 << 18;
 
 /// See the module.
 #[pin_data(PinnedDrop)]
@@ -192,14 +194,25 @@ impl Stage2 {
         } else {
             self.system.pages_to_clean()
         };
-        for piece in pieces_of(gfns, pages) {
+        for piece in self.mapped_pieces(gfns, pages) {
             self.lock().unmap(piece);
         }
     }
 
+    /// `gfns` in pieces of `pages` pages, without long stretches that have nothing mapped: a slot may have terabytes.
+    pub(super) fn mapped_pieces(
+        &self,
+        gfns: GfnRange,
+        pages: u64,
+    ) -> impl Iterator<Item = GfnRange> + '_ {
+        pieces_of(gfns, LOOK_PAGES)
+            .filter(|part| self.lock().has_any(*part))
+            .flat_map(move |part| pieces_of(part, pages))
+    }
+
     /// Makes what is mapped of `gfns` read-only, piece by piece.
     pub(super) fn write_protect(&self, gfns: GfnRange) {
-        for piece in pieces(gfns) {
+        for piece in self.mapped_pieces(gfns, PIECE_PAGES) {
             self.lock().write_protect(piece);
         }
     }
@@ -412,21 +425,35 @@ impl Locked<'_> {
             accessed: false,
             ..attrs
         };
-        pieces(gfns).fold(false, |young, piece| {
+        pieces_of(gfns, PIECE_PAGES).fold(false, |young, piece| {
             self.change(piece, |attrs| attrs.accessed, old) || young
         })
     }
 
     /// Whether the access flag of anything mapped of `gfns` is set.
     pub(super) fn is_young(&mut self, gfns: GfnRange) -> bool {
+        self.has(gfns, |attrs| attrs.accessed)
+    }
+
+    /// Whether anything of `gfns` is mapped.
+    fn has_any(&mut self, gfns: GfnRange) -> bool {
+        self.has(gfns, |_| true)
+    }
+
+    /// Whether `wanted` holds for anything mapped of `gfns`.
+    fn has(&mut self, gfns: GfnRange, wanted: impl Fn(GuestAttrs) -> bool) -> bool {
         let Some(range) = self.stage2.range(gfns) else {
             return false;
         };
-        let mut young = false;
-        let result = self
-            .with(|table, env| table.visit(env.memory, range, |leaf| young |= leaf.attrs.accessed));
+        let mut found = false;
+        let result = self.with(|table, env| {
+            table.visit_while(env.memory, range, |leaf| {
+                found = wanted(leaf.attrs);
+                !found
+            })
+        });
         report(result);
-        young
+        found
     }
 
     /// Changes all leaves that have pages of `gfns` and that `wanted` holds for; blocks that extend beyond are changed whole.
@@ -445,10 +472,11 @@ impl Locked<'_> {
             let mut rest = Some(range);
             while let Some(part) = rest {
                 let mut runs = Runs::new();
-                table.visit(env.memory, part, |leaf| {
+                table.visit_while(env.memory, part, |leaf| {
                     if wanted(leaf.attrs) {
                         runs.add(leaf.range);
                     }
+                    runs.rest.is_none()
                 })?;
                 for run in runs.found() {
                     any = true;
@@ -575,11 +603,6 @@ fn map(
     // memory cannot be there, as what the maker's process does not have there any more was unmapped when it was taken away.
     table.unmap(env, range)?;
     table.map(env, range, target.pa, target.attrs, blocks)
-}
-
-/// `gfns` in pieces that the lock can be held for.
-fn pieces(gfns: GfnRange) -> impl Iterator<Item = GfnRange> {
-    pieces_of(gfns, PIECE_PAGES)
 }
 
 /// Tells of an error that there is no remedy for: tables are as only we write them.

@@ -31,9 +31,6 @@ impl Runs {
     }
 
     pub(super) fn add(&mut self, range: AddrRange<Ipa>) {
-        if self.rest.is_some() {
-            return;
-        }
         if let Some(last) = self
             .count
             .checked_sub(1)

@@ -291,6 +291,31 @@ fn visit_range_shows_leaves_that_touch_it() {
     assert_eq!(firsts, [0x20_0000, 0x40_0000]);
 }
 
+#[test]
+fn visit_ends_at_the_leaf_that_says_so() {
+    let mut bench = Bench::<Stage1>::new((Granule::K4, 39, 40, false));
+    let rw = HypAttrs::normal(HypAccess::ReadWrite);
+    // Pages in two tables, and a block behind them.
+    bench
+        .map(va(0x1f_e000, 0x4000), 0, rw, Blocks::PagesOnly)
+        .unwrap();
+    bench
+        .map(va(0x40_0000, 0x20_0000), 0x40_0000, rw, Blocks::Allowed)
+        .unwrap();
+    for most in 1..=5 {
+        let mut firsts = Vec::new();
+        bench
+            .table
+            .visit_while(&bench.arena, va(0, 0x4000_0000), |leaf| {
+                firsts.push(leaf.range.first().raw());
+                firsts.len() < most
+            })
+            .unwrap();
+        let all = [0x1f_e000, 0x1f_f000, 0x20_0000, 0x20_1000, 0x40_0000];
+        assert_eq!(firsts, all[..most]);
+    }
+}
+
 fn leads_to<F: Subject>(mut bench: Bench<F>) {
     let page = bench.table.geometry().granule().size();
     let Some((_, block)) = leaf_sizes(&bench).get(1).copied() else {
