@@ -216,6 +216,11 @@ impl HostPool {
         self.abandoned.store(true, Relaxed);
     }
 
+    /// See [`Self::abandon`].
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Relaxed)
+    }
+
     /// The structure at the start of the pool.
     pub(crate) fn shared(&self) -> &Shared {
         // SAFETY: It lives as long as the first chunk. While it is shared, only atomics in it change.

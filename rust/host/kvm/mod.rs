@@ -16,6 +16,7 @@ pub(crate) mod exit;
 pub(crate) mod fault;
 pub(crate) mod memory;
 pub(crate) mod mmio;
+mod mutex;
 pub(crate) mod notifier;
 pub(crate) mod psci;
 pub(crate) mod pvtime;

@@ -26,10 +26,10 @@ use core::{
 };
 
 use kernel::{
-    ffi::c_int,
     new_mutex,
     new_spinlock,
     page::Page,
+    pr_err_once,
     prelude::*,
     sync::{
         lock::mutex::MutexBackend,
@@ -43,6 +43,7 @@ use kernel::{
 };
 
 use super::{
+    mutex,
     regs::ArchState,
     stats::VcpuCounters,
     vm::Vm, //
@@ -194,7 +195,7 @@ impl ContextPage {
             Some(Status::Ok) => Ok((pa, x1)),
             Some(Status::NoMemory) => Err(ENOMEM),
             answer => {
-                pr_err!("EL2 does not take the page at {pa:#x} ({answer:?}); if memory was added after eltwo was loaded, load it again\n");
+                pr_err_once!("EL2 does not take the page at {pa:#x} ({answer:?}); if memory was added after eltwo was loaded, load it again\n");
                 Err(EIO)
             }
         }
@@ -213,8 +214,9 @@ impl ContextPage {
         }
         match answer {
             Ok(done) => done,
-            // No CPU is at EL2 with us. None will be, if the service is closed; else the next one to come has these tables.
-            Err(_) => service.still_open().is_err(),
+            // No CPU is at EL2 with us. None will be, if the service is closed; else the next one to come has these tables. One that
+            // could not be given back is there for ever.
+            Err(_) => service.still_open().is_err() && !service.pool.is_abandoned(),
         }
     }
 }
@@ -269,28 +271,6 @@ impl RunPage {
         // SAFETY: As above.
         unsafe { (&raw const (*self.raw()).immediate_exit__unsafe).read_volatile() != 0 }
     }
-}
-
-/// Takes a mutex; not 0 if the process is being killed.
-///
-/// # Safety
-///
-/// `mutex` is initialised; process context.
-#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
-unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
-    // SAFETY: By the contract.
-    unsafe { bindings::mutex_lock_killable(mutex) }
-}
-
-/// The same with lockdep, where it is a macro around a function that also takes a subclass and an outer lock.
-///
-/// # Safety
-///
-/// As above.
-#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
-unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> c_int {
-    // SAFETY: By the contract; no outer lock.
-    unsafe { bindings::_mutex_lock_killable(mutex, 0, ptr::null_mut()) }
 }
 
 /// See the module.
@@ -382,25 +362,20 @@ impl Vcpu {
     ///
     /// `EINTR` if the process is being killed.
     pub(crate) fn lock<'a>(&'a self, vm: &'a Vm) -> Result<Active<'a>> {
-        let raw = ptr::from_ref(&self.state)
-            .cast_mut()
-            .cast::<bindings::mutex>();
-        // SAFETY: A `Mutex` begins with the kernel's mutex (`Lock::from_raw` relies on the same), and it is initialised.
-        if unsafe { mutex_lock_killable(raw) } != 0 {
-            return Err(EINTR);
-        }
-        // SAFETY: The mutex has just been taken.
-        let guard = unsafe { Guard::new(&self.state, ()) };
         Ok(Active {
             vm,
             vcpu: self,
-            guard,
+            guard: mutex::lock_killable(&self.state)?,
         })
     }
 
-    /// Keeps all ioctls on it waiting while the result lives; `None` if one is under way.
-    pub(crate) fn try_hold(&self) -> Option<impl Sized + '_> {
-        self.state.try_lock()
+    /// Keeps all ioctls on it waiting while the result lives; `None` if one is under way. Of a VM's vCPUs only who has the list of
+    /// them, `vcpus`, holds more than one.
+    pub(crate) fn try_hold<'a, T>(
+        &'a self,
+        vcpus: &Guard<'_, T, MutexBackend>,
+    ) -> Option<impl Sized + 'a> {
+        mutex::try_lock_under(&self.state, vcpus)
     }
 
     /// Asks for something. It is seen before the next entry; [`Self::kick`] makes that soon.

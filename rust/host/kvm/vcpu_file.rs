@@ -188,16 +188,11 @@ fn set_signal_mask(active: &mut Active<'_>, arg: usize) -> Result {
 unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
     // SAFETY: By the contract.
     let owner = unsafe { owner(file) };
-    let pages = [
-        Some(owner.vcpu.run_page()),
-        owner.vm.coalesced_page(), //
-    ];
+    let pages = [owner.vcpu.run_page(), owner.vm.coalesced_page()];
     from_result(|| {
         for (offset, page) in pages.into_iter().enumerate() {
-            if let Some(page) = page {
-                // SAFETY: By the contract; the page is alive.
-                unsafe { insert(vma, offset, page) }?;
-            }
+            // SAFETY: By the contract; the page is alive.
+            unsafe { insert(vma, offset, page) }?;
         }
         Ok(0)
     })

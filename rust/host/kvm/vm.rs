@@ -39,7 +39,6 @@ use super::{
     run::LastRan,
     slots::SlotTable,
     stage2::Stage2,
-    stage2_ranges::pieces_of,
     system::System,
     vcpu::{
         Request,
@@ -76,19 +75,12 @@ pub(crate) enum Abort {
     },
 }
 
-/// The vCPUs of a VM.
-struct Vcpus {
-    /// By index.
-    list: KVec<Arc<Vcpu>>,
-    /// How many there are, and are being made.
-    created: u32,
-}
-
 /// See the module. The fields are dropped in order.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Vm {
+    /// By index.
     #[pin]
-    vcpus: Mutex<Vcpus>,
+    vcpus: Mutex<KVec<Arc<Vcpu>>>,
     /// No more changes of stage 2 by the kernel.
     notifier: Notifier,
     stage2: Arc<Stage2>,
@@ -134,7 +126,7 @@ impl Vm {
         let last_ran = LastRan::new()?;
         let bus = Bus::new()?;
         let vm = pin_init!(Self {
-            vcpus <- new_mutex!(Vcpus { list: KVec::new(), created: 0 }),
+            vcpus <- new_mutex!(KVec::new()),
             notifier,
             stage2,
             slots <- new_mutex!(SlotTable::new()),
@@ -219,38 +211,35 @@ impl Vm {
             return Err(EINVAL);
         }
         let mut vcpus = self.vcpus.lock();
-        if vcpus.created >= VCPUS_MAX {
+        if vcpus.len() as u32 >= VCPUS_MAX {
             return Err(EINVAL);
         }
-        if vcpus.list.iter().any(|vcpu| vcpu.id() == id) {
+        if vcpus.iter().any(|vcpu| vcpu.id() == id) {
             return Err(EEXIST);
         }
         if self.service().has_failed() {
             return Err(EIO);
         }
         let flags = inject::account("the list of a VM's vCPUs")?;
-        vcpus.list.reserve(1, flags)?;
-        let vcpu = make(id, vcpus.list.len() as u32)?;
+        vcpus.reserve(1, flags)?;
+        let vcpu = make(id, vcpus.len() as u32)?;
         vcpus
-            .list
             .push_within_capacity(vcpu.clone())
             .map_err(|_| ENOMEM)?;
-        vcpus.created += 1;
         // With the mutex held: whoever gets the file waits until the vCPU is complete, as seen by the others.
         then(&vcpu).inspect_err(|_| {
-            vcpus.list.pop();
-            vcpus.created -= 1;
+            vcpus.pop();
         })
     }
 
     /// How many vCPUs there are.
     pub(crate) fn vcpu_count(&self) -> u32 {
-        self.vcpus.lock().created
+        self.vcpus.lock().len() as u32
     }
 
     /// Calls `function` for each vCPU. The list is locked: `function` creates none.
     pub(crate) fn for_each_vcpu(&self, function: &mut dyn FnMut(&Vcpu)) {
-        for vcpu in &self.vcpus.lock().list {
+        for vcpu in self.vcpus.lock().iter() {
             function(vcpu);
         }
     }
@@ -263,9 +252,9 @@ impl Vm {
     pub(crate) fn while_idle(&self, function: impl FnOnce()) -> Result {
         let vcpus = self.vcpus.lock();
         let flags = inject::account("the list of the vCPUs that an ioctl stops")?;
-        let mut held = KVec::with_capacity(vcpus.list.len(), flags)?;
-        for vcpu in &vcpus.list {
-            held.push_within_capacity(vcpu.try_hold().ok_or(EBUSY)?)
+        let mut held = KVec::with_capacity(vcpus.len(), flags)?;
+        for vcpu in vcpus.iter() {
+            held.push_within_capacity(vcpu.try_hold(&vcpus).ok_or(EBUSY)?)
                 .map_err(|_| ENOMEM)?;
         }
         function();
@@ -273,8 +262,8 @@ impl Vm {
     }
 
     /// The ring of coalesced MMIO.
-    pub(crate) fn coalesced_page(&self) -> Option<*mut bindings::page> {
-        Some(self.bus.ring_page())
+    pub(crate) fn coalesced_page(&self) -> *mut bindings::page {
+        self.bus.ring_page()
     }
 
     /// A guest's write to `ipa`, where there is no memory. True if that is all there is to do about it.
@@ -319,7 +308,7 @@ impl Vm {
     pub(crate) fn flush_guest(&self) {
         let system = self.system();
         self.for_each_slot(|gfns| {
-            for piece in pieces_of(gfns, system.pages_to_clean()) {
+            for piece in self.stage2.mapped_pieces(gfns, system.pages_to_clean()) {
                 self.stage2.lock().mapped(piece, |pa, bytes| {
                     // SAFETY: RAM that is mapped, and cannot go as long as the lock is held.
                     unsafe { system.clean(pa, bytes) };

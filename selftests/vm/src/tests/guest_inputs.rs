@@ -60,6 +60,7 @@ pub fn test() -> Test {
         .case("serror_syndrome_reaches_the_guest", host::with(serror))
         .case("counters_are_behind_by_the_offset", host::with(offset))
         .case("counter_offset_of_a_running_vcpu_ebusy", host::with(busy))
+        .case("counter_offset_of_64_vcpus", host::with(offset_of_many))
 }
 
 /// A vCPU that is about to let interrupts in.
@@ -250,6 +251,20 @@ fn offset(kvm: &Kvm) -> Result<()> {
         }
     }
     note("both counters follow three offsets");
+    Ok(())
+}
+
+/// The call stops all of them: more mutexes than lockdep can tell apart.
+fn offset_of_many(kvm: &Kvm) -> Result<()> {
+    let machine = Machine::new(kvm)?;
+    let mut vcpus = (0..64)
+        .map(|number| machine.vcpu(number))
+        .collect::<Result<Vec<_>>>()?;
+    let offset = counter() / 2;
+    set_offset(&machine, offset).context("KVM_ARM_SET_COUNTER_OFFSET")?;
+    for vcpu in [0, 63] {
+        expect_offset(&mut vcpus[vcpu], offset)?;
+    }
     Ok(())
 }
 
