@@ -173,21 +173,25 @@ pub mod extra {
     pub const COUNT: usize = 16;
 
     /// Those that a CPU has for itself, whatever the others have: see [`recorders`].
-    pub const RECORDERS: u64 = (1 << PMSCR) | (1 << TRFCR) | (1 << TRBLIMITR) | (1 << BRBCR);
+    pub const RECORDERS: u64 =
+        (1 << PMUSERENR) | (1 << PMSCR) | (1 << TRFCR) | (1 << TRBLIMITR) | (1 << BRBCR);
 
     /// Bits of what a CPU records by itself: the kernel may use that on the CPUs that have it, so it goes by the CPU's own
-    /// ID_AA64DFR0_EL1 `dfr0`. The kernel's common one says nothing about trace and branches, and about profiling only what
-    /// all CPUs can do.
+    /// ID_AA64DFR0_EL1 `dfr0`. The kernel's common one says nothing about trace and branches, and about counters and profiling
+    /// only what all CPUs so far can do: one that comes late may do without.
     ///
     /// `pmbidr` and `trbidr` read PMBIDR_EL1 and TRBIDR_EL1, and are called only where these exist: with P set the buffer
     /// belongs to a higher exception level.
     pub fn recorders(dfr0: u64, pmbidr: impl FnOnce() -> u64, trbidr: impl FnOnce() -> u64) -> u64 {
         const P: u64 = 1 << 4;
         let has = |shift: u32| dfr0.wrapping_shr(shift) & 0xf != 0;
-        let (pms_ver, trace_filt, trace_buffer, brbe) = (32, 40, 44, 52);
+        let (pmu_ver, pms_ver, trace_filt, trace_buffer, brbe) = (8, 32, 40, 44, 52);
+        // All ones: a PMU, but not the architecture's.
+        let pmu = has(pmu_ver) && dfr0.wrapping_shr(pmu_ver) & 0xf != 0xf;
         let spe = has(pms_ver) && pmbidr() & P == 0;
         let trbe = has(trace_filt) && has(trace_buffer) && trbidr() & P == 0;
         let found = [
+            (PMUSERENR, pmu),
             (PMSCR, spe),
             (TRFCR, has(trace_filt)),
             (TRBLIMITR, trbe),

@@ -12,16 +12,18 @@ use core::sync::atomic::{
     Ordering, //
 };
 
-use super::probe;
 use crate::{
     arch::sysreg,
     bindings,
-    common::bhb::{
-        Answer,
-        Facts,
-        Unlearn,
-        WORKAROUND_1,
-        WORKAROUND_3, //
+    common::{
+        bhb::{
+            Answer,
+            Facts,
+            Unlearn,
+            WORKAROUND_1,
+            WORKAROUND_3, //
+        },
+        idreg,
     },
 };
 
@@ -34,9 +36,9 @@ static NEEDED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn admit_this_cpu() {
     let needs = Unlearn::of(&Facts {
         midr: sysreg::midr_el1(),
-        csv2: probe::field(sysreg::id_aa64pfr0(), 56),
-        ecbhb: probe::field(sysreg::id_aa64mmfr1(), 60) != 0,
-        clrbhb: probe::field(sysreg::id_aa64isar2(), 28) != 0,
+        csv2: idreg::field(sysreg::id_aa64pfr0(), 56),
+        ecbhb: idreg::field(sysreg::id_aa64mmfr1(), 60) != 0,
+        clrbhb: idreg::field(sysreg::id_aa64isar2(), 28) != 0,
         workaround_1: firmware_about(WORKAROUND_1),
         workaround_3: firmware_about(WORKAROUND_3),
     });

@@ -22,6 +22,7 @@ use crate::{
         },
         addr::Granule,
         guest::extra,
+        idreg::field,
         lifecycle::admission::{
             pa_range_bits,
             Chosen,
@@ -94,11 +95,6 @@ pub(crate) fn has_cap(number: u32) -> bool {
     words
         .get(word as usize)
         .is_some_and(|word| (*word as u64 >> bit) & 1 != 0)
-}
-
-/// The four bits of `value` at `shift`.
-pub(crate) const fn field(value: u64, shift: u32) -> u64 {
-    (value >> shift) & 0xf
 }
 
 /// Who answers an HVC.
@@ -204,7 +200,7 @@ fn machine() -> Result<Machine> {
             repeat: has_cap(bindings::ELTWO_REPEAT_TLBI),
         },
         speculative_at: has_cap(bindings::ARM64_WORKAROUND_SPECULATIVE_AT),
-        cache: el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0)),
+        cache: cache_geometry(),
         chosen: Chosen {
             granule,
             pa_size: pa_size as u8,
@@ -215,6 +211,12 @@ fn machine() -> Result<Machine> {
             list_registers: all.list_registers(),
         },
     })
+}
+
+/// What the caches of the CPUs that have come so far have in common. A CPU that comes later may change how instruction caches are
+/// indexed, but not the lines of data caches: the kernel refuses it.
+pub(crate) fn cache_geometry() -> el1::CacheGeometry {
+    el1::CacheGeometry::from_ctr(sanitised(SYS_CTR_EL0))
 }
 
 /// Whether this CPU has an EL2 below the kernel. Firmware enters the kernel at the same exception level on all CPUs (Linux,

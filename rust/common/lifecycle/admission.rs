@@ -12,6 +12,7 @@ use core::fmt;
 
 use crate::common::{
     addr::Granule,
+    idreg::field,
     regs::sctlr, //
 };
 
@@ -92,11 +93,6 @@ pub enum Refusal {
         /// What was chosen.
         chosen: u8,
     },
-}
-
-/// The four bits of `value` at `shift`.
-const fn field(value: u64, shift: u32) -> u64 {
-    (value >> shift) & 0xf
 }
 
 /// Bits of a physical address by PARange. Reserved values count as the largest that is known.
@@ -259,7 +255,7 @@ impl fmt::Display for Refusal {
             ),
             Self::PaRange { has, chosen } => write!(
                 f,
-                "it reaches {has} bits of physical address, the others {chosen}; keep it offline"
+                "it reaches {has} bits of physical address, the others {chosen}; {REMEDY}"
             ),
             Self::VmidBits { has, chosen } => write!(
                 f,

@@ -45,10 +45,13 @@ use super::{
 use crate::{
     arch::sysreg,
     bindings,
-    common::smccc::{
-        self,
-        Action,
-        Filter, //
+    common::{
+        idreg,
+        smccc::{
+            self,
+            Action,
+            Filter, //
+        },
     },
     host::{
         inject,
@@ -434,5 +437,5 @@ pub(crate) fn check_extension(extension: u32) -> Option<c_long> {
 /// The number of breakpoints or watchpoints that all CPUs have, which stands at `shift` of ID_AA64DFR0_EL1.
 fn debug_registers(shift: u32) -> c_long {
     let dfr0 = probe::sanitised(probe::SYS_ID_AA64DFR0_EL1);
-    probe::field(dfr0, shift) as c_long + 1
+    idreg::field(dfr0, shift) as c_long + 1
 }

@@ -12,11 +12,14 @@ use kernel::prelude::*;
 use super::vcpu::Active;
 use crate::{
     bindings,
-    common::guest::{
-        extra,
-        flags,
-        GuestConfig,
-        VcpuContext, //
+    common::{
+        guest::{
+            extra,
+            flags,
+            GuestConfig,
+            VcpuContext, //
+        },
+        idreg::field,
     },
     host::{
         cpu::Cpu,
@@ -25,10 +28,7 @@ use crate::{
             Step, //
         },
         mitigation,
-        probe::{
-            self,
-            field, //
-        },
+        probe, //
     },
 };
 
@@ -80,7 +80,7 @@ pub(crate) mod hcr {
     pub(crate) const RW: u64 = 1 << 31;
     /// TLOR: the LORegion registers trap.
     pub(crate) const TLOR: u64 = 1 << 35;
-    /// TERR: the RAS error records trap.
+    /// TERR: the RAS error records trap, also where the kernel does without FEAT_RAS and the CPU has it.
     pub(crate) const TERR: u64 = 1 << 36;
     /// TEA: synchronous external aborts come to EL2.
     pub(crate) const TEA: u64 = 1 << 37;
@@ -111,6 +111,7 @@ pub(crate) mod hcr {
         | TSW
         | RW
         | TLOR
+        | TERR
         | TID5;
 }
 
@@ -191,7 +192,7 @@ pub(super) fn prepare(active: &mut Active<'_>) -> Result {
     let ras = probe::has_cap(bindings::ARM64_HAS_RAS_EXTN);
     let mut hcr = hcr::GUEST | old_hcr & hcr::VSE;
     if ras {
-        hcr |= hcr::TEA | hcr::TERR;
+        hcr |= hcr::TEA;
     }
     hcr |= if fwb() { hcr::FWB } else { hcr::TVM };
     let mut set = 0;
@@ -275,8 +276,6 @@ pub(crate) fn has_aarch32_el0() -> bool {
 /// see [`adapt`].
 fn extras() -> (u64, [u64; extra::COUNT]) {
     let pfr0 = probe::sanitised(probe::SYS_ID_AA64PFR0_EL1);
-    let dfr0 = probe::sanitised(probe::SYS_ID_AA64DFR0_EL1);
-    let pmu = field(dfr0, 8);
     // FEAT_MPAMv0p1 tells of itself in MPAM_frac alone. The kernel lets EL1 have the registers of either.
     let mpam = field(pfr0, 40) != 0 || field(probe::sanitised(probe::SYS_ID_AA64PFR1_EL1), 16) != 0;
     let present = [
@@ -302,10 +301,10 @@ fn extras() -> (u64, [u64; extra::COUNT]) {
             probe::has_cap(bindings::ARM64_HAS_GICV3_CPUIF),
             ICH_HCR_TRAP_ALL,
         ),
-        (extra::PMUSERENR, pmu != 0 && pmu != 0xf, PMUSERENR_ALL),
     ];
     let mut bits = 0;
     let mut values = [0; extra::COUNT];
+    values[extra::PMUSERENR as usize] = PMUSERENR_ALL;
     if masks_access_flag() {
         values[extra::HFGWTR as usize] = HFGWTR_TCR;
     }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     bindings,
     common::{
-        exception,
+        exception, idreg,
         mmio::{
             self,
             Access,
@@ -57,7 +57,7 @@ struct NisvExit {
 /// The first IPA that no CPU of this machine can have.
 fn address_limit() -> u64 {
     const BITS: [u32; 7] = [32, 36, 40, 42, 44, 48, 52];
-    let range = probe::field(probe::sanitised(probe::SYS_ID_AA64MMFR0_EL1), 0);
+    let range = idreg::field(probe::sanitised(probe::SYS_ID_AA64MMFR0_EL1), 0);
     1 << BITS.get(range as usize).copied().unwrap_or(52)
 }
 

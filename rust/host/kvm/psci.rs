@@ -42,7 +42,7 @@ use crate::{
 
 /// ID_AA64PFR0_EL1.CSV2 of all CPUs.
 fn csv2() -> u64 {
-    probe::field(probe::sanitised(idreg::AA64PFR0.linux_key()), 56)
+    idreg::field(probe::sanitised(idreg::AA64PFR0.linux_key()), 56)
 }
 
 /// Whether no CPU is affected by Spectre v2, by what the CPUs say themselves.

@@ -35,6 +35,7 @@ use crate::{
             Granule,
             PhysAddr, //
         },
+        idreg::field,
         pgtable::{
             Geometry,
             Level,
@@ -55,10 +56,7 @@ use crate::{
         },
         inject,
         linear,
-        probe::{
-            self,
-            field, //
-        },
+        probe,
         service::Service,
         timing::IrqsMasked, //
     },
@@ -244,8 +242,10 @@ impl System {
             clean,
             twice: self.clean_twice,
         };
+        // Asked each time: the first CPU whose instruction cache has aliases may come after the module was loaded.
+        let cache = probe::cache_geometry();
         // SAFETY: By the contract; the linear map is Normal memory.
-        unsafe { self.service.machine.cache.publish_code(code) };
+        unsafe { cache.publish_code(code) };
     }
 
     /// Pages that are cleaned before others get the lock of stage 2.
@@ -431,7 +431,7 @@ impl Vmids {
         let cpus = nr_cpu_ids() as usize;
         if generation.vmids() <= cpus as u64 + 1 {
             pr_err!(
-                "refused: {} VMIDs are too few for {cpus} CPUs\n",
+                "refused: {} VMIDs are too few for {cpus} CPUs; boot with a smaller nr_cpus=\n",
                 generation.vmids()
             );
             return Err(ENODEV);
