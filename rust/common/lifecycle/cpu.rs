@@ -45,6 +45,9 @@ pub trait Here {
     /// Compares the registers with those that were kept.
     fn compare(&self, how: Comparison);
 
+    /// An event was refused that cannot happen in this state. The model checker takes note.
+    fn out_of_order(&self) {}
+
     /// The one place where a CPU changes its state. An event that cannot happen is refused.
     fn advance(&self, event: Event) -> Result<(), Trouble> {
         let state = self.state();
@@ -53,7 +56,10 @@ pub trait Here {
                 self.set_state(next);
                 Ok(())
             }
-            None => Err(Trouble::Order { state, event }),
+            None => {
+                self.out_of_order();
+                Err(Trouble::Order { state, event })
+            }
         }
     }
 }
@@ -239,5 +245,9 @@ pub fn fault<H: Here>(here: &H) {
 /// The stub has answered where our EL2 should have: a stub call of the kernel's has given this CPU back. Returns whether that is
 /// news: in any other state than [`State::Hyp`] there was nothing to lose.
 pub fn lost<H: Here>(here: &H) -> bool {
-    here.advance(Event::Lost).is_ok()
+    let news = here.advance(Event::Lost).is_ok();
+    if news {
+        here.compare(Comparison::Told);
+    }
+    news
 }

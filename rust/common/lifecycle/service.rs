@@ -102,10 +102,12 @@ pub fn close<M: Machine>(machine: &M) {
     machine.tell_all(Hook::Down);
 }
 
-/// Finishes what a fault left to do: a CPU that was on its way up when the gate closed, and all that are up, go down.
+/// Finishes what a fault left to do: a CPU that was on its way up when the gate closed, and all that are up, go down. Whoever
+/// returns from here, none is up: if two come at the same time, both tell all CPUs, which does no harm.
 pub fn settle<M: Machine>(machine: &M) {
-    if machine.gate().is_unsettled() && machine.lower(Gate::UNSETTLED).is_unsettled() {
+    if machine.gate().is_unsettled() {
         machine.tell_all(Hook::Down);
+        machine.lower(Gate::UNSETTLED);
     }
     machine.report();
 }

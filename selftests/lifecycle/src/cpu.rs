@@ -52,6 +52,12 @@ fn take_fault(world: &mut World, cpu: usize) -> Option<u8> {
     Some(FAULT)
 }
 
+/// The stub answers: a stub call has given the CPU back, and whoever notices compares.
+fn gone(world: &mut World, cpu: usize) -> u8 {
+    world.cpus[cpu].due = true;
+    GONE
+}
+
 /// The CPU cannot be taken, which counts as one of the things that may go wrong. While insmod is under way no CPU that has been
 /// taken is refused when it wakes: insmod would not know of it, as it does not a moment later.
 fn refuse(world: &mut World, cpu: usize) -> Option<u8> {
@@ -214,7 +220,7 @@ impl Here for Replay<'_> {
                 world.cpus[cpu].count_gone(self.mutant);
                 match self.mutant {
                     Mutant::BlindToStub => WELL,
-                    _ => GONE,
+                    _ => gone(world, cpu),
                 }
             }),
             0 => {
@@ -257,21 +263,11 @@ impl Here for Replay<'_> {
         });
     }
 
-    fn advance(&self, event: lifecycle::Event) -> Result<(), Trouble> {
-        let state = Here::state(self);
-        match state.after(event) {
-            Some(next) => {
-                self.set_state(next);
-                Ok(())
-            }
-            None => {
-                self.local(|world| {
-                    world.break_rule(Rule::WaysOfTheTable);
-                    0
-                });
-                Err(Trouble::Order { state, event })
-            }
-        }
+    fn out_of_order(&self) {
+        self.local(|world| {
+            world.break_rule(Rule::WaysOfTheTable);
+            0
+        });
     }
 }
 
@@ -290,7 +286,7 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
                 return REFUSED;
             }
             let answer = replay.choose(|world, choice| match (what, choice) {
-                _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then_some(GONE),
+                _ if world.cpus[cpu].el2 == El2::Stub => (choice == 0).then(|| gone(world, cpu)),
                 (Section::Provoke, 0) => {
                     world.cpus[cpu].give_up();
                     world.cpus[cpu].due = true;
@@ -315,7 +311,7 @@ pub fn section(replay: &Replay<'_>, what: Section) -> u8 {
             let entered = replay.shared(|world| {
                 let bold = replay.mutant == Mutant::RunAnyway;
                 if world.cpus[cpu].el2 == El2::Stub && !bold {
-                    return GONE;
+                    return gone(world, cpu);
                 }
                 let running = world.cpus[cpu].running.as_ref();
                 if running.is_some_and(|running| running.began_failed) {

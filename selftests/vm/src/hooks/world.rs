@@ -129,8 +129,13 @@ impl<'a> World<'a> {
     pub fn step(&mut self, hook: &Hook, look: Look) -> Result<()> {
         let target = self.target();
         self.model.start_step();
+        let unseen = self.model.unseen;
         (hook.make)(self, target).with_context(|| format!("making {} happen", hook.name))?;
         (hook.expect)(&mut self.model, target);
+        if look != Look::FromAfar && unseen.is_none() {
+            // Looking finds out what this hook has given back, and compares.
+            self.model.compared.extend(self.model.unseen);
+        }
         self.check(look)
             .with_context(|| format!("after {} on CPU {target}", hook.name))
     }
@@ -159,9 +164,8 @@ impl<'a> World<'a> {
                 self.model.cpus[cpu]
             );
         }
-        self.check_log()?;
         if look == Look::FromAfar {
-            return Ok(());
+            return self.check_log();
         }
         if self.model.loaded {
             self.check_states()?;
@@ -169,6 +173,7 @@ impl<'a> World<'a> {
                 self.check_ping(cpu)?;
             }
         }
+        self.check_log()?;
         self.model.unseen = None;
         match &self.guest {
             Some(guest) if !self.model.closed => guest.advance().context("the guest"),
