@@ -6,7 +6,7 @@
  * page of the kernel's granule:
  *
  *   .hyp.idmap  R X  the image header, then the code that runs with VA = PA; one 4 KiB page at most, whatever the
- *                    granule, and the only part that is not reached through the runtime mapping
+ *                    granule; the runtime PGD has it at the trampoline VA, not among the rest of the image
  *   .text       R X
  *   .rodata     R    begins with the R_AARCH64_RELATIVE table that the loader applies
  *   .data       RW   with .bss, which the flattened image does not hold
@@ -49,7 +49,6 @@ SECTIONS
 
 	.hyp.idmap : {
 		__hyp_idmap_start = .;
-		KEEP(*(.hyp.header))
 		KEEP(*(.hyp.idmap .hyp.idmap.*))
 		__hyp_idmap_end = .;
 	} :text
@@ -59,7 +58,6 @@ SECTIONS
 		__hyp_text_start = .;
 		*(.text .text.*)
 		. = ALIGN(PAGE_SIZE);
-		__hyp_text_end = .;
 	} :text
 
 	.rela.dyn : {
@@ -84,18 +82,15 @@ SECTIONS
 		*(.rodata .rodata.*)
 		*(.data.rel.ro .data.rel.ro.*)
 		. = ALIGN(PAGE_SIZE);
-		__hyp_rodata_end = .;
 	} :rodata
 
 	.data : {
 		__hyp_data_start = .;
 		*(.data .data.*)
 		. = ALIGN(16);
-		__hyp_data_end = .;
 	} :data
 
 	.bss (NOLOAD) : ALIGN(16) {
-		__hyp_bss_start = .;
 		*(.bss .bss.* .dynbss)
 		*(COMMON)
 		. = ALIGN(PAGE_SIZE);

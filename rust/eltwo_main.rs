@@ -81,7 +81,7 @@ module! {
         },
         fail_cpu: u32 {
             default: 0,
-            description: "Testing: the CPU on which it is to fail, if it is a step of a CPU",
+            description: "Testing: the CPU that fail_at and fake_id are about",
         },
         provoke: u32 {
             default: 0,

@@ -3,8 +3,8 @@
 //! Common: the EL2 register image, and the constants that we write to EL2 registers.
 //!
 //! The image is what init changes, and what else at EL2 Armv8.0 has or Linux sets up and a hypervisor could change by mistake.
-//! Not in it: what only guests are affected by (VSESR_EL2, VDISR_EL2) or the switch to them restores each time (MPAM2_EL2);
-//! some controls of extensions that we never write (PMSCR_EL2, BRBCR_EL2, HAFGRTR_EL2, HDFG*TR2_EL2 and HFG*TR2_EL2, MPAMHCR_EL2,
+//! Not in it: what only guests are affected by (VSESR_EL2, VDISR_EL2) or the switch to them restores each time (MPAM2_EL2 and
+//! MPAMHCR_EL2); some controls of extensions that we never write (PMSCR_EL2, BRBCR_EL2, HAFGRTR_EL2, HDFG*TR2_EL2 and HFG*TR2_EL2,
 //! SMPRIMAP_EL2), and those of a GICv5 (ICH_HFG*TR_EL2, ICH_VCTLR_EL2), with which we do not load; what an exception overwrites
 //! (ESR, FAR, HPFAR, ELR and SPSR of EL2), and running counters. `asm/idmap.S` reads register `n` by its place in [`IMAGE`], so
 //! both lists are in the same order.

@@ -109,8 +109,8 @@ impl Step {
     }
 }
 
-/// Begins to count, if `fail_nth` says so. To be called when loading begins: the count outlives a failed attempt's memory
-/// nowhere, as the module is then unloaded.
+/// Begins to count, if `fail_nth` says so. To be called when loading begins. An attempt that fails ends with the module unloaded, so
+/// no count is left over.
 pub(crate) fn start() {
     NTH.arm(parameter::<u32>(module_parameters::fail_nth.value()));
 }

@@ -196,11 +196,6 @@ impl<'a> Cpu<'a> {
         self.dc(Clean::AndInvalidate, address)
     }
 
-    /// DC CVAC.
-    pub fn dc_cvac(&mut self, address: u64) -> Checked<()> {
-        self.dc(Clean::ToPoc, address)
-    }
-
     /// DC CVAU.
     pub fn dc_cvau(&mut self, address: u64) -> Checked<()> {
         self.dc(Clean::ToPou, address)

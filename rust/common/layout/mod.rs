@@ -91,7 +91,7 @@ pub enum Region {
     Context(u32),
     /// RAM, at a constant distance from its PA.
     Linear,
-    /// One entry for each page of RAM.
+    /// Room for one entry for each page of RAM. Nothing is mapped there yet.
     Vmemmap,
 }
 
@@ -181,7 +181,7 @@ impl Layout {
         self.linear
     }
 
-    /// Room for one entry for each page of RAM.
+    /// Room for one entry for each page of RAM. Nothing is mapped there yet.
     pub const fn vmemmap(&self) -> AddrRange<HypVa> {
         self.vmemmap
     }

@@ -43,7 +43,7 @@ pub fn run(ui: &Ui, session: &Session<'_>, run: &Run) -> Result<()> {
     ui.line(format_args!("EL2 image:  {}", Sizes::read(&data)?));
     let module_bytes = fs::metadata(&products.module)?.len();
     ui.line(format_args!(
-        "module:     {module_bytes} bytes with symbols"
+        "module:     {module_bytes} bytes, without debug information"
     ));
     ui.line(format_args!(
         "machine:    QEMU virt with EL2, {}; stock Debian kernel, its own KVM off",

@@ -347,7 +347,7 @@ fn reset_bad_each_missing_instruction_is_caught() {
     assert_eq!(survivors, []);
 }
 
-/// With one PGD that is used from the first to the last, and no invalidation: what EL2 of seed 000 did.
+/// One PGD from the first to the last, and no invalidation: EL2 without a trampoline.
 fn single_pgd() -> Vec<Rule> {
     // The runtime tables map another page where the idmap page is.
     let collision = [
