@@ -58,6 +58,13 @@ const TESTS: &[&str] = &[
     "guest_sve",
 ];
 
+/// What a machine with one CPU does without. Nothing else is skipped.
+const NEED_TWO_CPUS: &[&str] = &[
+    "hotplug",
+    "regs_equal_at_hotplug_reset",
+    "hotplug_works_after_a_fault",
+];
+
 /// The run of a cell.
 fn run_of(cell: &Cell) -> Run {
     Run {
@@ -75,7 +82,10 @@ fn run_of(cell: &Cell) -> Run {
             [all @ .., _sve] if !cell.model.sve => all,
             all => all,
         },
-        may_skip: None,
+        may_skip: match cell.cpus {
+            1 => Some(NEED_TWO_CPUS),
+            _ => Some(&[]),
+        },
         timeout: Duration::from_secs(900),
         ..runs::BASE
     }
