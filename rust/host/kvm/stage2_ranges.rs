@@ -30,6 +30,7 @@ impl Runs {
         }
     }
 
+    /// Not to be called any more when [`Self::rest`] is set.
     pub(super) fn add(&mut self, range: AddrRange<Ipa>) {
         if let Some(last) = self
             .count

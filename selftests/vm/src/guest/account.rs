@@ -220,6 +220,16 @@ impl Account {
     }
 }
 
+/// A counter of `/proc/vmstat`.
+pub fn vmstat(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .with_context(|| format!("/proc/vmstat has no {name}"))?;
+    Ok(value.parse()?)
+}
+
 /// Pages of all slabs. Large allocations of kmalloc are in none.
 fn slab_pages() -> Result<i64> {
     let text = fs::read_to_string(SLABINFO)?;

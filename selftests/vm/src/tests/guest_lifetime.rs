@@ -59,6 +59,7 @@ use crate::{
     guest::{
         account::{
             rounds,
+            vmstat,
             Account, //
         },
         child,
@@ -321,16 +322,6 @@ fn none_left() -> Result<()> {
         ensure!(value == 0, "{key}: {value} without a VM");
     }
     Ok(())
-}
-
-/// A counter of `/proc/vmstat`.
-fn vmstat(name: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-        .with_context(|| format!("/proc/vmstat has no {name}"))?;
-    Ok(value.parse()?)
 }
 
 /// A process whose guest reads memory that nobody has written, all of it. It is one page that all processes share.

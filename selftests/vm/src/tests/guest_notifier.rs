@@ -48,6 +48,7 @@ use nix::{
 use super::needs_two_cpus;
 use crate::{
     guest::{
+        account::vmstat,
         cpu,
         disk,
         poll::patient, //
@@ -102,16 +103,6 @@ pub fn test() -> Test {
         .case("computes_beside_fp_heavy_work", host::with(fp))
         .case("computes_while_cpus_go_and_come", host::with(hotplug))
         .case("four_vms_with_two_vcpus_on_two_cpus", host::with(crowded))
-}
-
-/// A counter of `/proc/vmstat`.
-fn vmstat(name: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-        .with_context(|| format!("/proc/vmstat has no {name}"))?;
-    Ok(value.trim().parse()?)
 }
 
 fn swap(kvm: &Kvm) -> Result<()> {
