@@ -4,7 +4,7 @@
 //!
 //! Nothing is pinned: a reference to the page is held only until it is mapped, and what the kernel does to the page later
 //! (swap, copy on write, migration, KSM, munmap) it announces through the notifier, which unmaps it here first. A page that
-//! was looked up before such an announcement is not mapped after it: see [`super::stage2::Locked::is_stale`].
+//! was looked up before such an announcement is not mapped after it: see [`super::stage2_locked::Locked::is_stale`].
 //!
 //! Source: Arm ARM DDI 0487 D8.4 (stage 2), D24.2.40 (ESR_EL2), D24.2.64 (HPFAR_EL2); behaviour as
 //! `arch/arm64/kvm/mmu.c` and `virt/kvm/kvm_main.c` of Linux.
@@ -17,7 +17,7 @@ use kernel::{
 
 use super::{
     slots::Slot,
-    stage2::Target,
+    stage2_locked::Target,
     stage2_memory::Reserve,
     stats::VmStat,
     system::System,
@@ -126,7 +126,7 @@ struct Work<'a> {
     fault: Fault,
     gfn: u64,
     slot: Arc<Slot>,
-    /// For [`super::stage2::Locked::is_stale`].
+    /// For [`super::stage2_locked::Locked::is_stale`].
     sequence: u64,
     /// In the address space of the VM's maker.
     user: u64,

@@ -26,6 +26,7 @@ pub(crate) mod show;
 pub(crate) mod slots;
 pub(crate) mod smccc;
 pub(crate) mod stage2;
+mod stage2_locked;
 pub(crate) mod stage2_memory;
 mod stage2_ranges;
 pub(crate) mod stats;
