@@ -14,12 +14,24 @@ use anyhow::{
 };
 
 use crate::{
-    guest::module::Helper,
+    guest::{
+        cpu,
+        module::Helper, //
+    },
     ktap::Skip, //
 };
 
 const MODULE: &str = "/eltwo_hooks.ko";
 const RUN: &str = "/sys/kernel/debug/eltwo_hooks/run";
+
+/// Who owns EL2 of a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The kernel's stub.
+    Stub,
+    /// Eltwo.
+    Eltwo,
+}
 
 /// What the stub answers in x0 to a call that it does not know.
 pub const STUB_ERR: u64 = 0x0bad_ca11;
@@ -63,9 +75,27 @@ impl Hooks {
         Ok(answers)
     }
 
-    /// Who owns EL2 of `cpu`: what it answers to a call that only eltwo knows.
-    pub fn ask(&self, cpu: usize) -> Result<(u64, u64)> {
+    /// Fails unless EL2 of `cpu` is `owner`'s, by what it answers to a call that only eltwo knows.
+    pub fn expect_owner(&self, cpu: usize, owner: Owner) -> Result<()> {
         let answers = self.run(cpu, "ask")?;
-        answers.first().copied().context("no answer")
+        let answer = *answers.first().context("no answer")?;
+        let found = match answer {
+            ELTWO => Some(Owner::Eltwo),
+            (STUB_ERR, _) => Some(Owner::Stub),
+            _ => None,
+        };
+        ensure!(
+            found == Some(owner),
+            "EL2 of CPU {cpu} answers {answer:x?}, so its owner is {found:?}, expected {owner:?}"
+        );
+        Ok(())
+    }
+
+    /// The same for every CPU that is online.
+    pub fn expect_owner_of_all(&self, owner: Owner) -> Result<()> {
+        for cpu in cpu::online()? {
+            self.expect_owner(cpu, owner)?;
+        }
+        Ok(())
     }
 }

@@ -18,8 +18,7 @@ use nix::libc;
 use super::{
     helper::{
         Hooks,
-        ELTWO,
-        STUB_ERR, //
+        Owner, //
     },
     model::{
         Model,
@@ -156,13 +155,15 @@ impl<'a> World<'a> {
             "debugfs shows otherwise"
         );
         for &cpu in &online {
-            let answer = self.ground.hooks.ask(cpu)?;
-            let is_ours = self.model.cpus[cpu].state == State::Hyp;
-            ensure!(
-                (answer == ELTWO) == is_ours && (answer.0 == STUB_ERR) != is_ours,
-                "EL2 of CPU {cpu} answers {answer:x?}, expected is {:?}",
-                self.model.cpus[cpu]
-            );
+            let model = &self.model.cpus[cpu];
+            let owner = match model.state {
+                State::Hyp => Owner::Eltwo,
+                State::Stub | State::Faulted => Owner::Stub,
+            };
+            self.ground
+                .hooks
+                .expect_owner(cpu, owner)
+                .with_context(|| format!("expected is {model:?}"))?;
         }
         if look == Look::FromAfar {
             return self.check_log();

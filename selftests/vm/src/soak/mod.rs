@@ -44,8 +44,7 @@ use crate::{
     hooks::{
         helper::{
             Hooks,
-            ELTWO,
-            STUB_ERR, //
+            Owner, //
         },
         table, //
     },
@@ -171,17 +170,11 @@ impl<'a> Soak<'a> {
     /// Every CPU that is online is eltwo's while the module is loaded, and the stub's otherwise.
     fn look(&self) -> Result<()> {
         let loaded = module::is_loaded()?;
-        for cpu in cpu::online()? {
-            let answer = self.hooks.ask(cpu)?;
-            ensure!(
-                if loaded {
-                    answer == ELTWO
-                } else {
-                    answer.0 == STUB_ERR
-                },
-                "EL2 of CPU {cpu} answers {answer:x?}"
-            );
-        }
+        let owner = match loaded {
+            true => Owner::Eltwo,
+            false => Owner::Stub,
+        };
+        self.hooks.expect_owner_of_all(owner)?;
         if !loaded {
             return module::nothing_left();
         }
