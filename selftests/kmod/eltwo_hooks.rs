@@ -18,7 +18,11 @@
 //!
 //! Reading the file gives a line for each step of the last run: its name and both numbers.
 //!
-//! Source: `kernel/cpu_pm.c`, `Documentation/virt/kvm/arm/hyp-abi.rst` of Linux.
+//! At reboot, power-off and kexec the module asks each CPU once more and prints who owns EL2 there, one line each, at a level that
+//! reaches the console: `eltwo_hooks: shutdown: CPU1 stub`. The kernel calls what was registered last first, so that eltwo has
+//! had its turn if it was loaded after this module.
+//!
+//! Source: `kernel/cpu_pm.c`, `drivers/base/syscore.c`, `Documentation/virt/kvm/arm/hyp-abi.rst` of Linux.
 
 use core::{
     arch::{
@@ -31,7 +35,10 @@ use core::{
 
 use kernel::{
     bindings,
-    cpu::CpuId,
+    cpu::{
+        nr_cpu_ids,
+        CpuId, //
+    },
     debugfs::{
         Dir,
         File, //
@@ -82,6 +89,10 @@ const MOST_STEPS: usize = 8;
 const LONGEST: usize = 256;
 /// A number that the stub answers with an error, eltwo with its version, and nobody acts upon.
 const ASK: u64 = 0x0e12_0000;
+/// x0 of the stub's answer.
+const STUB_ERR: u64 = 0x0bad_ca11;
+/// x0 of eltwo's answer.
+const DONE: u64 = 0;
 /// [`FAILING`] when `cpu_pm_enter` is to succeed.
 const NOBODY: u32 = u32::MAX;
 
@@ -96,15 +107,27 @@ extern "C" {
     fn unregister_syscore(syscore: *mut Syscore);
 }
 
-/// `struct syscore` of `include/linux/syscore_ops.h`. Its operations are three pointers, which may be null.
+/// `struct syscore` of `include/linux/syscore_ops.h`.
 #[repr(C)]
 struct Syscore {
     node: bindings::list_head,
-    operations: *const [usize; 3],
+    operations: *const Operations,
     data: *mut c_void,
 }
 
-static NO_OPERATIONS: [usize; 3] = [0; 3];
+/// `struct syscore_ops` of the same file.
+#[repr(C)]
+struct Operations {
+    suspend: Option<extern "C" fn(*mut c_void) -> c_int>,
+    resume: Option<extern "C" fn(*mut c_void)>,
+    shutdown: Option<extern "C" fn(*mut c_void)>,
+}
+
+static OPERATIONS: Operations = Operations {
+    suspend: None,
+    resume: None,
+    shutdown: Some(shutdown),
+};
 
 // What SOFT_RESTART jumps to: returns to EL1 with two numbers that show that it ran.
 global_asm!(
@@ -294,6 +317,19 @@ impl Run {
             results: [[0; 2]; MOST_STEPS],
         }
     }
+
+    /// Takes the steps on `cpu`, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` if that CPU is offline.
+    fn take_on(&mut self, cpu: c_int) -> Result {
+        let data: *mut Self = self;
+        // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
+        let wait = true.into();
+        // SAFETY: `run` takes a `Run`, which is borrowed from whoever else there is, and the call waits for it.
+        to_result(unsafe { bindings::smp_call_function_single(cpu, Some(run), data.cast(), wait) })
+    }
 }
 
 /// Hard interrupt context.
@@ -341,11 +377,23 @@ fn store(last: &Last, reader: &mut UserSliceReader) -> Result {
     }
     let mut guard = last.run.lock();
     *guard = fresh;
-    let data: *mut Run = &mut *guard;
-    // Wait. It is an `int` in Linux 7.2, and a `bool` in 7.3.
-    let wait = true.into();
-    // SAFETY: `run` takes a `Run`, which the lock keeps others away from, and the call waits for it.
-    to_result(unsafe { bindings::smp_call_function_single(cpu, Some(run), data.cast(), wait) })
+    guard.take_on(cpu)
+}
+
+/// Reboot, power-off and kexec. Process context, interrupts on, hotplug disabled, no CPU stopped yet.
+extern "C" fn shutdown(_data: *mut c_void) {
+    for cpu in 0..nr_cpu_ids() {
+        let mut run = Run::new(0, 0);
+        run.steps[0] = Some(Step::Ask);
+        let asked = run.take_on(cpu as c_int);
+        let owner = match (asked, run.results[0][0]) {
+            (Ok(()), STUB_ERR) => "stub",
+            (Ok(()), DONE) => "eltwo",
+            (Ok(()), _) => "unknown",
+            (Err(_), _) => "offline",
+        };
+        pr_err!("shutdown: CPU{cpu} {owner}\n");
+    }
 }
 
 /// An entry of the list of syscore operations, registered until this is dropped.
@@ -361,7 +409,7 @@ impl SyscoreList {
         let entry = KBox::pin(
             Opaque::new(Syscore {
                 node: Default::default(),
-                operations: &NO_OPERATIONS,
+                operations: &OPERATIONS,
                 data: null_mut(),
             }),
             GFP_KERNEL,

@@ -29,6 +29,7 @@ mod ktap;
 mod matrix;
 mod module;
 mod names;
+mod owners;
 mod panics;
 mod root;
 mod runs;

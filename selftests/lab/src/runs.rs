@@ -117,6 +117,9 @@ pub struct Run {
     pub results: bool,
     /// How it ends.
     pub end: End,
+    /// Whether the tests leave eltwo loaded, so that the kernel finds it when it goes down in order. EL2 of every CPU must then be
+    /// given back, and the test module says whether it is.
+    pub loaded_at_end: bool,
     /// Limit of its duration.
     pub timeout: Duration,
 }
@@ -239,6 +242,7 @@ pub const BASE: Run = Run {
     kvm_selftests: false,
     results: true,
     end: End::PowerOff,
+    loaded_at_end: false,
     timeout: Duration::from_secs(300),
 };
 
@@ -293,6 +297,14 @@ mod tests {
     fn runs_have_names_of_their_own() {
         let names: BTreeSet<_> = RUNS.iter().map(|run| run.name).collect();
         assert_eq!(names.len(), RUNS.len());
+    }
+
+    #[test]
+    fn runs_that_restart_the_kernel_in_order_are_asked_who_owns_el2() {
+        let mut restarts = RUNS
+            .iter()
+            .filter(|run| matches!(run.end, End::Reboot | End::Kexec));
+        assert!(restarts.all(|run| run.loaded_at_end));
     }
 
     #[test]

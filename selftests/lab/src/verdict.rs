@@ -7,6 +7,7 @@ use crate::{
         Document,
         Tally, //
     },
+    owners::Owners,
     runs::{
         End,
         Run, //
@@ -56,6 +57,7 @@ pub struct Reader<'a> {
     ends: Vec<String>,
     trouble: Option<String>,
     panicked: bool,
+    owners: Owners,
 }
 
 impl<'a> Reader<'a> {
@@ -72,6 +74,7 @@ impl<'a> Reader<'a> {
             ends: Vec::new(),
             trouble: None,
             panicked: false,
+            owners: Owners::default(),
         }
     }
 
@@ -86,6 +89,9 @@ impl<'a> Reader<'a> {
                 self.trouble = Some(text.trim().to_owned());
             }
             self.panicked |= text.contains("Kernel panic");
+        }
+        if matches!(line, Line::Console(_)) {
+            self.owners.read(text);
         }
         if text.starts_with(BOOT_BANNER) {
             self.boots += 1;
@@ -151,7 +157,11 @@ impl<'a> Reader<'a> {
                 .trouble
                 .take()
                 .map(|line| format!("the kernel says: {line}")))
-            .or_else(|| self.wrong_end(incomplete));
+            .or_else(|| self.wrong_end(incomplete))
+            .or_else(|| {
+                self.owners
+                    .wrong(self.run.loaded_at_end.then_some(self.run.cpus))
+            });
         if let Some(problem) = problem {
             self.tally.failed.push(format!("{running}: {problem}"));
         }
@@ -336,6 +346,26 @@ mod tests {
         assert_eq!(judge(&run, GOOD, line, None).failed.len(), 1);
         let asked = format!("{line}, {ASKED_FOR}");
         assert_eq!(judge(&run, GOOD, &asked, None).failed.len(), 0);
+    }
+
+    #[test]
+    fn module_that_is_loaded_at_the_end_must_have_given_every_cpu_back() {
+        let loaded = Run {
+            loaded_at_end: true,
+            cpus: 2,
+            ..run(&["a", "b"], End::PowerOff)
+        };
+        let console = |owner: &str| {
+            let line = |cpu, owner| format!("[ 1.0] eltwo_hooks: shutdown: CPU{cpu} {owner}\n");
+            line(0, "stub") + &line(1, owner)
+        };
+        assert!(judge(&loaded, GOOD, &console("stub"), None)
+            .failed
+            .is_empty());
+        for console in [console("eltwo"), String::new()] {
+            let tally = judge(&loaded, GOOD, &console, None);
+            assert_eq!(tally.failed.len(), 1, "{:?}", tally.failed);
+        }
     }
 
     #[test]

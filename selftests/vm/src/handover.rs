@@ -13,7 +13,17 @@ use nix::sys::reboot::{
     RebootMode, //
 };
 
-use crate::crash::Panic;
+use crate::{
+    crash::Panic,
+    guest::{
+        debugfs,
+        module::{
+            self,
+            Loaded, //
+        },
+    },
+    hooks::helper::Hooks,
+};
 
 const FILE: &str = "/run/eltwo-handover";
 
@@ -69,5 +79,33 @@ impl End {
             .into_iter()
             .find(|end| end.name() == asked)
             .unwrap_or(End::PowerOff)
+    }
+}
+
+/// Eltwo is loaded and stays so while the kernel goes down. The test module then says on the console who owns EL2 of each CPU,
+/// which is for the lab to judge.
+#[must_use]
+pub struct GoingDown {
+    witness: Hooks,
+    loaded: Loaded,
+}
+
+impl GoingDown {
+    /// Loads both; every CPU is at EL2 with us.
+    pub fn load() -> Result<Self> {
+        // The first to come is the last whose turn it is at shutdown.
+        let witness = Hooks::load()?;
+        let loaded = module::load()?;
+        debugfs::expect_online_are_hyp()?;
+        Ok(Self { witness, loaded })
+    }
+
+    /// Ends the test with both loaded and every CPU at EL2. init goes on with `end`.
+    pub fn go(self, end: End) -> Result<()> {
+        debugfs::expect_online_are_hyp()?;
+        end.request()?;
+        self.loaded.keep();
+        self.witness.keep();
+        Ok(())
     }
 }

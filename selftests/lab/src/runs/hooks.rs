@@ -59,6 +59,7 @@ pub const KEXEC_GUEST: Run = Run {
     name: "kexec-guest",
     tests: &["kexec_with_guest"],
     end: End::Kexec,
+    loaded_at_end: true,
     ..BASE
 };
 
@@ -67,6 +68,7 @@ pub const REBOOT_GUEST: Run = Run {
     name: "reboot-guest",
     tests: &["reboot_with_guest"],
     end: End::Reboot,
+    loaded_at_end: true,
     ..BASE
 };
 
@@ -74,5 +76,6 @@ pub const REBOOT_GUEST: Run = Run {
 pub const SHUTDOWN_GUEST: Run = Run {
     name: "shutdown-guest",
     tests: &["shutdown_with_guest"],
+    loaded_at_end: true,
     ..BASE
 };

@@ -268,6 +268,7 @@ pub const RUNS: &[Run] = &[
         name: "kexec",
         tests: &["kexec"],
         end: End::Kexec,
+        loaded_at_end: true,
         ..BASE
     },
     Run {
@@ -311,11 +312,13 @@ pub const RUNS: &[Run] = &[
         name: "reboot",
         tests: &["reboot"],
         end: End::Reboot,
+        loaded_at_end: true,
         ..BASE
     },
     Run {
         name: "shutdown",
         tests: &["shutdown"],
+        loaded_at_end: true,
         ..BASE
     },
     Run {

@@ -16,6 +16,7 @@ use std::{
         self,
         File, //
     },
+    mem,
     path::Path,
 };
 
@@ -166,6 +167,11 @@ impl Helper {
         let file = File::open(path).with_context(|| path.to_string())?;
         finit_module(&file, c"", ModuleInitFlags::empty()).with_context(|| path.to_string())?;
         Ok(Self(name))
+    }
+
+    /// Leaves it loaded when the test ends.
+    pub fn keep(self) {
+        mem::forget(self);
     }
 }
 

@@ -47,12 +47,17 @@ pub fn needed() -> Result<()> {
 }
 
 /// The module is loaded for as long as this lives.
-pub struct Hooks(#[expect(dead_code, reason = "unloads when dropped")] Helper);
+pub struct Hooks(Helper);
 
 impl Hooks {
     /// Loads it.
     pub fn load() -> Result<Self> {
         Ok(Self(Helper::load(c"eltwo_hooks", MODULE)?))
+    }
+
+    /// Leaves it loaded when the test ends.
+    pub fn keep(self) {
+        self.0.keep();
     }
 
     /// Takes `steps` on `cpu` with interrupts off, and returns the two numbers that each gave.

@@ -4,29 +4,24 @@
 
 use anyhow::Result;
 
-use super::handing_over;
+use super::going_down;
 use crate::{
-    guest::{
-        debugfs,
-        module, //
+    handover::{
+        End,
+        GoingDown, //
     },
-    handover::End,
     ktap::Test,
     second_kernel,
 };
 
 pub fn test() -> Test {
-    handing_over()
+    going_down()
         .needs(second_kernel::needed)
         .case("kexec_kernel_loads_while_every_cpu_is_hyp", load)
 }
 
 fn load() -> Result<()> {
-    let loaded = module::load()?;
-    debugfs::expect_online_are_hyp()?;
+    let going_down = GoingDown::load()?;
     second_kernel::load("kexec_second")?;
-    debugfs::expect_online_are_hyp()?;
-    End::Kexec.request()?;
-    loaded.keep();
-    Ok(())
+    going_down.go(End::Kexec)
 }

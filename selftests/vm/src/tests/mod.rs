@@ -80,6 +80,7 @@ use crate::{
         cpu,
         module, //
     },
+    hooks::helper,
     ktap::{
         Skip,
         Test, //
@@ -222,6 +223,11 @@ pub fn standard() -> Test {
 /// As [`standard`], for a test that ends with the module loaded.
 pub fn handing_over() -> Test {
     Test::new().needs(fresh_machine)
+}
+
+/// As [`handing_over`], for a test after which the kernel goes down in order, with [`crate::handover::GoingDown`].
+pub fn going_down() -> Test {
+    handing_over().needs(helper::needed)
 }
 
 fn fresh_machine() -> Result<()> {

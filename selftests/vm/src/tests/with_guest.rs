@@ -14,15 +14,16 @@ use anyhow::{
 };
 use kvm_ioctls::Kvm;
 
-use super::handing_over;
+use super::going_down;
 use crate::{
     guest::{
         child,
-        debugfs,
-        module,
         poll, //
     },
-    handover::End,
+    handover::{
+        End,
+        GoingDown, //
+    },
     ktap::Test,
     kvm::{
         fleet::{
@@ -59,8 +60,8 @@ pub fn kexec() -> Test {
 }
 
 fn ending(end: End, prepare: fn() -> Result<()>) -> Test {
-    handing_over().case("guest_runs_when_the_machine_goes_down", move || {
-        let loaded = module::load()?;
+    going_down().case("guest_runs_when_the_machine_goes_down", move || {
+        let going_down = GoingDown::load()?;
         prepare()?;
         let guest = child::leave_running(|| {
             let fleet = Fleet::start(&Kvm::new()?, SIZE, Ram::new)?;
@@ -73,13 +74,10 @@ fn ending(end: End, prepare: fn() -> Result<()>) -> Test {
             ensure!(Path::new(SIGN).exists(), "the guest does not run");
             Ok(())
         })?;
-        debugfs::expect_online_are_hyp()?;
         ensure!(
             Path::new(&format!("/proc/{guest}")).exists(),
             "the guest has ended"
         );
-        end.request()?;
-        loaded.keep();
-        Ok(())
+        going_down.go(end)
     })
 }
