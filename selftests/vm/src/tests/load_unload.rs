@@ -3,7 +3,10 @@
 //! insmod takes EL2 over on every CPU, rmmod gives it back and leaves nothing behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{
+        BTreeMap,
+        BTreeSet, //
+    },
     path::Path, //
 };
 
@@ -258,12 +261,7 @@ fn rmmod_register_image_equal() -> Result<()> {
     let mut log = Log::from_now()?;
     loaded.unload()?;
     let lines = log.eltwo()?;
-    let equal = equal_images(&lines)?;
-    let cpus = cpu::online()?;
-    ensure!(
-        equal.keys().copied().eq(cpus.iter().copied()),
-        "register images reported equal on CPUs {equal:?}, online are {cpus:?}"
-    );
+    let equal = equal_images_on(&lines, &cpu::online()?)?;
     ensure!(
         equal.values().all(|registers| *registers >= 23),
         "too few registers: {equal:?}"
@@ -292,6 +290,18 @@ pub fn equal_images(log: &[String]) -> Result<BTreeMap<usize, u64>> {
         let cpu = cpu.strip_prefix("CPU").with_context(|| line.clone())?;
         equal.insert(cpu.parse()?, count.parse()?);
     }
+    Ok(equal)
+}
+
+/// As [`equal_images`]. They must have been compared on the CPUs `due`, and on no others.
+pub fn equal_images_on(log: &[String], due: &[usize]) -> Result<BTreeMap<usize, u64>> {
+    let equal = equal_images(log)?;
+    let due: BTreeSet<usize> = due.iter().copied().collect();
+    ensure!(
+        equal.keys().eq(&due),
+        "register images were compared on CPUs {:?}, expected {due:?}: {log:?}",
+        equal.keys()
+    );
     Ok(equal)
 }
 

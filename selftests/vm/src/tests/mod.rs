@@ -72,7 +72,10 @@ use anyhow::{
     Result, //
 };
 
-pub use load_unload::equal_images;
+pub use load_unload::{
+    equal_images,
+    equal_images_on, //
+};
 
 use crate::{
     bench,

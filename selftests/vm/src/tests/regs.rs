@@ -11,7 +11,7 @@ use anyhow::{
 };
 
 use super::{
-    load_unload::equal_images,
+    load_unload::equal_images_on,
     needs_two_cpus,
     standard, //
 };
@@ -180,13 +180,8 @@ fn equal_at_hotplug() -> Result<()> {
         let mut log = Log::from_now()?;
         cpu::set_online(cpu, false)?;
         let lines = log.eltwo()?;
-        let equal = equal_images(&lines);
         cpu::set_online(cpu, true)?;
-        let equal = equal?;
-        ensure!(
-            equal.keys().copied().eq([cpu]),
-            "CPU {cpu} went offline, register images reported equal: {equal:?}"
-        );
+        equal_images_on(&lines, &[cpu]).with_context(|| format!("CPU {cpu} went offline"))?;
     }
     loaded.unload()
 }
