@@ -5,6 +5,7 @@
 //! Source: `Documentation/dev-tools/ktap.rst` and `tools/testing/selftests/kselftest.h` of Linux (exit codes).
 
 use std::{
+    cell::OnceCell,
     error::Error,
     fmt::{
         self,
@@ -15,6 +16,7 @@ use std::{
         Write, //
     },
     process::ExitCode,
+    rc::Rc,
     time::{
         Duration,
         Instant, //
@@ -50,6 +52,31 @@ impl Display for Skip {
 impl Error for Skip {}
 
 type Body = Box<dyn FnOnce() -> Result<()>>;
+
+/// What the cases of a test have in common: made for the first that wants it, dropped after the last that holds it.
+pub struct Shared<T>(Rc<OnceCell<T>>);
+
+impl<T> Shared<T> {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self(Rc::default())
+    }
+
+    /// The value. If `make` fails, the next case tries again.
+    pub fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+        if let Some(value) = self.0.get() {
+            return Ok(value);
+        }
+        let value = make()?;
+        Ok(self.0.get_or_init(|| value))
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
 
 /// One case: a name and what it does.
 pub struct Case {

@@ -17,6 +17,13 @@ use super::{
         Loaded, //
     },
 };
+use crate::{
+    hooks::helper::{
+        Hooks,
+        Owner, //
+    },
+    tests::equal_images_on,
+};
 
 /// Where the exception is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -293,9 +300,11 @@ fn stack(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is true of every fault on `cpu`: the CPU is at the stub with its registers as they were, and no CPU is at EL2 with us.
-pub fn expect_contained(cpu: usize, kernel_log: &[String]) -> Result<()> {
-    crate::tests::equal_images(kernel_log)?;
+/// What is true of every fault on `cpu`, before which all CPUs that are online were at EL2 with us: each of them, the one that has
+/// faulted too, is at the stub with its registers as they were, by eltwo's books and by what it answers.
+pub fn expect_contained(cpu: usize, kernel_log: &[String], hooks: &Hooks) -> Result<()> {
+    equal_images_on(kernel_log, &cpu::online()?)?;
+    hooks.expect_owner_of_all(Owner::Stub)?;
     let row = debugfs::cpu(cpu)?;
     ensure!(
         row.state == "faulted" && row.faults == 1,

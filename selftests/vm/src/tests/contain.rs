@@ -31,30 +31,42 @@ use crate::{
         kmsg::Log,
         module, //
     },
+    hooks::helper::{
+        self,
+        Hooks,
+        Owner, //
+    },
     ktap::{
         note,
+        Shared,
         Test, //
     },
 };
 
 pub fn test() -> Test {
-    let mut test = standard();
+    let hooks = Shared::new();
+    let mut test = standard().needs(helper::needed);
     for kind in KINDS {
         let name = format!("{}_is_contained_on_every_cpu", kind.name);
+        let hooks = hooks.clone();
         test = test.case(name, move || {
+            let hooks = hooks.get(Hooks::load)?;
             for cpu in cpu::online()? {
-                contained(kind, cpu).with_context(|| format!("{} on CPU {cpu}", kind.name))?;
+                contained(kind, cpu, hooks)
+                    .with_context(|| format!("{} on CPU {cpu}", kind.name))?;
             }
             Ok(())
         });
     }
-    test.case("hotplug_works_after_a_fault", hotplug_after_fault)
-        .case("unknown_way_einval", unknown_way)
-        .case("without_provoke_no_way", no_way)
+    test.case("hotplug_works_after_a_fault", move || {
+        hotplug_after_fault(hooks.get(Hooks::load)?)
+    })
+    .case("unknown_way_einval", unknown_way)
+    .case("without_provoke_no_way", no_way)
 }
 
 /// A fault on `cpu` of a fresh module.
-fn contained(kind: Kind, cpu: usize) -> Result<()> {
+fn contained(kind: Kind, cpu: usize, hooks: &Hooks) -> Result<()> {
     let loaded = fault::load()?;
     debugfs::expect_online_are_hyp()?;
     cpu::on(cpu, || hypercall("ping 1")?.ok().map(|_| ()))?;
@@ -65,7 +77,7 @@ fn contained(kind: Kind, cpu: usize) -> Result<()> {
     let mut kernel_log = Log::from_now()?;
     kind.provoke(cpu)?;
     let lines = kernel_log.eltwo()?;
-    fault::expect_contained(cpu, &lines)?;
+    fault::expect_contained(cpu, &lines, hooks)?;
     let report = kind.check_report(cpu, Place::Call, &lines)?;
     if cpu == 0 {
         note(&report);
@@ -74,7 +86,7 @@ fn contained(kind: Kind, cpu: usize) -> Result<()> {
 }
 
 /// CPUs still come and go, the one that has faulted too; none of them is ours until the module is loaded again.
-fn hotplug_after_fault() -> Result<()> {
+fn hotplug_after_fault(hooks: &Hooks) -> Result<()> {
     super::needs_two_cpus()?;
     let loaded = fault::load()?;
     let secondaries = cpu::secondaries()?;
@@ -87,6 +99,7 @@ fn hotplug_after_fault() -> Result<()> {
             debugfs::cpu(cpu)?.state != "hyp",
             "CPU {cpu} was taken after the fault"
         );
+        hooks.expect_owner_of_all(Owner::Stub)?;
     }
     loaded.unload()?;
     let loaded = module::load()?;

@@ -31,8 +31,13 @@ use crate::{
         module,
         stat::Stat, //
     },
+    hooks::helper::{
+        self,
+        Hooks, //
+    },
     ktap::{
         note,
+        Shared,
         Skip,
         Test, //
     },
@@ -80,12 +85,15 @@ const ALL: [(Where, &str); 4] = [
 ];
 
 pub fn test() -> Test {
-    let mut test = host::test().needs(needs_eltwo);
+    let hooks = Shared::new();
+    let mut test = host::test().needs(needs_eltwo).needs(helper::needed);
     for (place, name) in ALL {
         for kind in KINDS {
+            let hooks = hooks.clone();
             test = test.case(format!("{}_{name}", kind.name), move || {
+                let hooks = hooks.get(Hooks::load)?;
                 for cpu in cpu::online()? {
-                    running(kind, place, cpu)
+                    running(kind, place, cpu, hooks)
                         .with_context(|| format!("{} {name}, CPU {cpu}", kind.name))?;
                 }
                 Ok(())
@@ -93,7 +101,9 @@ pub fn test() -> Test {
         }
     }
     test.case("fault_wakes_the_sleeping_vcpu_of_another_vm", sleeper)
-        .case("fp_trap_in_the_switch", fp_trap)
+        .case("fp_trap_in_the_switch", move || {
+            fp_trap(hooks.get(Hooks::load)?)
+        })
         .case("fault_with_an_idle_vm", idle)
 }
 
@@ -126,7 +136,7 @@ fn spin_on(mut vcpu: Vcpu, cpu: usize) -> Result<Runner<Exit>> {
 }
 
 /// A fault on `cpu` with two vCPUs of a VM running.
-fn running(kind: Kind, place: Where, cpu: usize) -> Result<()> {
+fn running(kind: Kind, place: Where, cpu: usize, hooks: &Hooks) -> Result<()> {
     let online = cpu::online()?;
     let other = *online
         .iter()
@@ -161,7 +171,7 @@ fn running(kind: Kind, place: Where, cpu: usize) -> Result<()> {
             );
         }
         let lines = kernel_log.eltwo()?;
-        fault::expect_contained(cpu, &lines)?;
+        fault::expect_contained(cpu, &lines, hooks)?;
         let report = kind.check_report(cpu, at, &lines)?;
         if at != Place::Call {
             host_is_whole(cpu, &lines)?;
@@ -205,7 +215,7 @@ fn refused(kvm: &Kvm, machine: &Machine) -> Result<()> {
 }
 
 /// The switch itself, which is assembly and has no stack, takes the exception: it loads FP registers that it has not been given.
-fn fp_trap() -> Result<()> {
+fn fp_trap(hooks: &Hooks) -> Result<()> {
     const EC_FP: u64 = 0x07;
     for cpu in cpu::online()? {
         let host = Host::start_with(FAIL_IN_SWITCH)?;
@@ -218,7 +228,7 @@ fn fp_trap() -> Result<()> {
             let exit = cpu::on(cpu, || Ok(vcpu.run()))?;
             ensure!(exit == Exit::Failed(Errno::EIO), "KVM_RUN: {exit:x?}");
             let lines = kernel_log.eltwo()?;
-            fault::expect_contained(cpu, &lines)?;
+            fault::expect_contained(cpu, &lines, hooks)?;
             let text = debugfs::read("log")?;
             let head = format!("cpu {cpu} vector 0x200: FP/SIMD trap with the guest of 0x");
             let esr = fault::value(&text, "ESR_EL2")?;
