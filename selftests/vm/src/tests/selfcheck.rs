@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! A register that is not handed back as it was found is seen, and named. The module spoils its own copy of one
-//! (`fail_at=101`), so that the comparison must differ.
+//! (`fail_at=101`), so that the comparison must differ. And without the comparison CPUs are given back all the same.
 
 use anyhow::{
     ensure,
@@ -17,22 +17,48 @@ use crate::{
     guest::{
         cpu,
         debugfs,
+        fault::KINDS,
         kmsg::Log,
         module, //
     },
-    ktap::Test,
+    hooks::helper::{
+        self,
+        Hooks,
+        Owner, //
+    },
+    ktap::{
+        Shared,
+        Test, //
+    },
 };
 
 /// The register whose copy is spoilt (`index::SPOILT`).
 const SPOILT: &str = "HACR_EL2";
 
+/// Nothing is compared. What compares reads by SOFT_RESTART, which EL2 of ours answers by handing the CPU back: it would mend
+/// a CPU that was not given back.
+const UNCOMPARED: &str = "selfcheck=0 provoke=1";
+
 pub fn test() -> Test {
+    let hooks = Shared::new();
+    let [fault, offline, rmmod] = [hooks.clone(), hooks.clone(), hooks];
     standard()
         .needs(needs_two_cpus)
+        .needs(helper::needed)
         .case("difference_at_rmmod_is_named", at_rmmod)
         .case("difference_at_offline_is_named", at_offline)
         .case("difference_found_while_asleep_is_named_later", while_asleep)
         .case("without_selfcheck_nothing_is_compared", without)
+        .case(
+            "without_selfcheck_a_fault_gives_every_cpu_back",
+            move || after_fault(fault.get(Hooks::load)?),
+        )
+        .case("without_selfcheck_hotplug_takes_the_cpu_anew", move || {
+            after_hotplug(offline.get(Hooks::load)?)
+        })
+        .case("without_selfcheck_rmmod_gives_every_cpu_back", move || {
+            after_rmmod(rmmod.get(Hooks::load)?)
+        })
 }
 
 /// How often CPU `cpu` is said to have been given back with the register spoilt.
@@ -104,4 +130,40 @@ fn without() -> Result<()> {
         "it was compared: {lines:?}"
     );
     Ok(())
+}
+
+fn after_fault(hooks: &Hooks) -> Result<()> {
+    for cpu in cpu::online()? {
+        let loaded = module::load_with(UNCOMPARED)?;
+        hooks.expect_owner_of_all(Owner::Eltwo)?;
+        KINDS[0].provoke(cpu)?;
+        hooks.expect_owner_of_all(Owner::Stub)?;
+        loaded.unload()?;
+    }
+    Ok(())
+}
+
+fn after_hotplug(hooks: &Hooks) -> Result<()> {
+    let loaded = module::load_with(UNCOMPARED)?;
+    for cpu in cpu::secondaries()? {
+        cpu::set_online(cpu, false)?;
+        hooks.expect_owner_of_all(Owner::Eltwo)?;
+        cpu::set_online(cpu, true)?;
+        hooks.expect_owner_of_all(Owner::Eltwo)?;
+    }
+    loaded.unload()?;
+    hooks.expect_owner_of_all(Owner::Stub)
+}
+
+/// With all CPUs online, and with one that comes only afterwards.
+fn after_rmmod(hooks: &Hooks) -> Result<()> {
+    module::load_with(UNCOMPARED)?.unload()?;
+    hooks.expect_owner_of_all(Owner::Stub)?;
+    let cpu = cpu::secondaries()?[0];
+    let loaded = module::load_with(UNCOMPARED)?;
+    cpu::set_online(cpu, false)?;
+    loaded.unload()?;
+    hooks.expect_owner_of_all(Owner::Stub)?;
+    cpu::set_online(cpu, true)?;
+    hooks.expect_owner_of_all(Owner::Stub)
 }
