@@ -202,18 +202,20 @@ impl Left {
 
 /// Reset: EL2 of this CPU is the stub's again.
 fn leave<H: Here>(here: &H) -> Left {
-    match here.reset() {
-        Ok(()) => Left::Now,
-        Err(Trouble::Gone) => Left::Before,
-        Err(trouble) => {
-            fail(here);
-            if trouble == Trouble::Fault || here.stub_owns_el2() {
-                return Left::Badly(trouble);
-            }
-            here.abandon();
-            Left::Never(trouble)
-        }
+    let trouble = match here.reset() {
+        // An answer is no proof. Our memory goes back to the kernel on the strength of this; and the comparison that follows reads
+        // by a stub call, which our EL2, were it still there, would answer by handing itself back.
+        Ok(()) if here.stub_owns_el2() => return Left::Now,
+        Ok(()) => Trouble::NotReset(0),
+        Err(Trouble::Gone) => return Left::Before,
+        Err(trouble) => trouble,
+    };
+    fail(here);
+    if here.stub_owns_el2() {
+        return Left::Badly(trouble);
     }
+    here.abandon();
+    Left::Never(trouble)
 }
 
 /// EL2 has failed on this CPU: nobody is brought up any more, no guest runs any more, nobody waits for what this CPU held. The

@@ -239,6 +239,12 @@ impl Here for Replay<'_> {
                 world.cpus[cpu].stuck = true;
                 Some(REFUSED)
             }
+            // It says that it is done, and goes on.
+            3 if world.faults != 0 => {
+                world.faults -= 1;
+                world.cpus[cpu].stuck = true;
+                Some(WELL)
+            }
             _ => None,
         });
         match answer {
@@ -249,7 +255,8 @@ impl Here for Replay<'_> {
 
     fn stub_owns_el2(&self) -> bool {
         let cpu = self.cpu();
-        self.local(|world| (world.cpus[cpu].el2 == El2::Stub).into()) != 0
+        let stub = self.local(|world| (world.cpus[cpu].el2 == El2::Stub).into()) != 0;
+        stub || self.mutant == Mutant::BelieveAnswers
     }
 
     fn compare(&self, _how: Comparison) {

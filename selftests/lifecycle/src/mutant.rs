@@ -39,6 +39,8 @@ pub enum Mutant {
     NoCounting,
     /// A reset is thought to be done when it was the stub that answered.
     BlindToStub,
+    /// A reset is thought to be done when EL2 says so.
+    BelieveAnswers,
     /// The memory of a CPU whose EL2 cannot be given back is freed with the rest.
     NoAbandoning,
     /// A fault does not close the gate.

@@ -148,6 +148,11 @@ fn image_is_compared_when_given_back_broken_is_caught() {
 }
 
 #[test]
+fn image_is_compared_when_given_back_broken_by_a_believed_answer_is_caught() {
+    breaks(Rule::ImageIsCompared, Mutant::BelieveAnswers, [1, 0, 1]);
+}
+
+#[test]
 fn every_operation_ends_broken_is_caught() {
     breaks_property(DEADLOCK, Mutant::LockInCallback, [1, 0, 1]);
 }
