@@ -72,8 +72,8 @@ pub struct Model {
     pub guest: bool,
     /// By number.
     pub cpus: Vec<Cpu>,
-    /// A CPU that EL2 has handed back, while nobody has looked since.
-    pub unseen: Option<usize>,
+    /// CPUs that EL2 has handed back, while nobody has looked since. Who looks compares.
+    pub unseen: Vec<usize>,
     /// CPUs whose register image must have been compared, and found equal, since [`Self::start_step`].
     pub compared: Vec<usize>,
 }
@@ -85,7 +85,7 @@ impl Model {
             loaded: false,
             closed: false,
             guest: false,
-            unseen: None,
+            unseen: Vec::new(),
             cpus: vec![Cpu::new(); count],
             compared: Vec::new(),
         }
@@ -168,8 +168,9 @@ impl Model {
         }
     }
 
-    /// A CPU loses its state for a moment, or almost; no comparison.
+    /// A CPU loses its state for a moment, or almost; it is compared without a word.
     pub fn nap(&mut self, cpu: usize) {
+        self.unseen.retain(|unseen| *unseen != cpu);
         if self.cpus[cpu].state == State::Hyp {
             self.cpus[cpu].down();
             self.cpus[cpu].up();
@@ -194,7 +195,7 @@ impl Model {
     pub fn handed_back(&mut self, cpu: usize) {
         if self.cpus[cpu].state == State::Hyp {
             self.cpus[cpu].down();
-            self.unseen = Some(cpu);
+            self.unseen.push(cpu);
         }
     }
 

@@ -59,6 +59,10 @@ pub struct Hook {
     pub needs_module: bool,
     /// Whether the whole machine goes to sleep, which takes seconds.
     pub sleeps: bool,
+    /// Whether it happens to the one CPU that [`Self::make`] is told.
+    pub of_one_cpu: bool,
+    /// Whether it leaves that CPU in another state than the others, or in the same by another way.
+    pub sets_apart: bool,
     /// Makes it happen: to one CPU, where it is a hook of one.
     pub make: fn(&mut World<'_>, usize) -> Result<()>,
     /// What it does to the state of every CPU.
@@ -75,8 +79,30 @@ pub const fn hook(
         name,
         needs_module: false,
         sleeps: false,
+        of_one_cpu: false,
+        sets_apart: false,
         make,
         expect,
+    }
+}
+
+/// The same, for a hook of one CPU.
+const fn of_one_cpu(
+    name: &'static str,
+    make: fn(&mut World<'_>, usize) -> Result<()>,
+    expect: fn(&mut Model, usize),
+) -> Hook {
+    Hook {
+        of_one_cpu: true,
+        ..hook(name, make, expect)
+    }
+}
+
+/// A stub call that hands EL2 back, of which eltwo is not told.
+const fn hand_back(name: &'static str, make: fn(&mut World<'_>, usize) -> Result<()>) -> Hook {
+    Hook {
+        sets_apart: true,
+        ..of_one_cpu(name, make, Model::handed_back)
     }
 }
 
@@ -93,19 +119,20 @@ pub static HOOKS: [Hook; 18] = [
     hook("online", online, |model, _| {
         model.online(model.cpus.len() - 1)
     }),
-    hook("cpu_pm", cpu_pm, Model::nap),
-    hook("cpu_pm_failed", cpu_pm_failed, Model::nap),
-    hook("cpu_pm_nested", cpu_pm_nested, Model::nap),
-    hook("cluster_pm", cluster_pm, Model::nap),
-    hook("stub_0", stub_0, Model::handed_back),
-    hook("stub_1", stub_1, Model::handed_back),
-    hook("stub_2", stub_2, Model::handed_back),
-    hook("stub_3", stub_3, |_, _| {}),
-    hook("stub_4", stub_4, |_, _| {}),
-    hook("stub_unknown", stub_unknown, |_, _| {}),
+    of_one_cpu("cpu_pm", cpu_pm, Model::nap),
+    of_one_cpu("cpu_pm_failed", cpu_pm_failed, Model::nap),
+    of_one_cpu("cpu_pm_nested", cpu_pm_nested, Model::nap),
+    of_one_cpu("cluster_pm", cluster_pm, Model::nap),
+    hand_back("stub_0", stub_0),
+    hand_back("stub_1", stub_1),
+    hand_back("stub_2", stub_2),
+    of_one_cpu("stub_3", stub_3, |_, _| {}),
+    of_one_cpu("stub_4", stub_4, |_, _| {}),
+    of_one_cpu("stub_unknown", stub_unknown, |_, _| {}),
     Hook {
         needs_module: true,
-        ..hook("fault", fault, |model, target| {
+        sets_apart: true,
+        ..of_one_cpu("fault", fault, |model, target| {
             if model.loaded {
                 model.fault(target);
             }
@@ -113,7 +140,7 @@ pub static HOOKS: [Hook; 18] = [
     },
     Hook {
         needs_module: true,
-        ..hook("guest", guest, |model, _| model.start_guest())
+        ..of_one_cpu("guest", guest, |model, _| model.start_guest())
     },
     Hook {
         sleeps: true,

@@ -3,7 +3,8 @@
 //! Every hook alone and every ordered pair of hooks: after each the state of every CPU is what the model says.
 //!
 //! The pairs come from the table of [`crate::hooks::table`]. Where the first hook makes EL2 hand a CPU back without eltwo
-//! being told, the pair is also tried with nobody looking in between.
+//! being told, the pair is also tried with nobody looking in between; where it leaves one CPU in another state than the others,
+//! also with the second hook on another CPU.
 
 use std::{
     cell::OnceCell,
@@ -64,23 +65,53 @@ fn pairs(mut test: Test, wanted: fn(&Hook, &Hook) -> bool) -> Test {
             if !wanted(first, second) {
                 continue;
             }
-            // A hand-over that nobody is told of is noticed by whatever comes next, or by whoever looks.
-            let looks: &[Look] = match first.name {
-                "stub_0" | "stub_1" | "stub_2" => &[Look::Close, Look::FromAfar],
-                _ => &[Look::Close],
-            };
-            for &look in looks {
-                let unseen = match look {
-                    Look::Close => "",
-                    Look::FromAfar => "_unseen",
-                };
-                let name = format!("{}{unseen}_then_{}", first.name, second.name);
+            for view in views(first, second) {
+                let name = format!("{}_then_{}{}", first.name, second.name, view.suffix());
                 let ground = Rc::clone(&ground);
-                test = test.case(name, move || pair(&ground, first, second, look));
+                test = test.case(name, move || pair(&ground, first, second, view));
             }
         }
     }
     test
+}
+
+/// One way to make a pair of hooks happen.
+#[derive(Clone, Copy)]
+struct View {
+    /// How closely is looked at the machine between the two?
+    between: Look,
+    /// Does the second happen to another CPU than the first?
+    elsewhere: bool,
+}
+
+impl View {
+    fn suffix(self) -> &'static str {
+        match (self.between, self.elsewhere) {
+            (Look::Close, false) => "",
+            (Look::Close, true) => "_elsewhere",
+            (Look::FromAfar, false) => "_unseen",
+            (Look::FromAfar, true) => "_elsewhere_unseen",
+        }
+    }
+}
+
+/// A hand-over that nobody is told of is noticed by whatever comes next, or by whoever looks. And what has set one CPU apart
+/// matters to what happens to another.
+fn views(first: &Hook, second: &Hook) -> Vec<View> {
+    let looks: &[Look] = match first.name {
+        "stub_0" | "stub_1" | "stub_2" => &[Look::Close, Look::FromAfar],
+        _ => &[Look::Close],
+    };
+    let places: &[bool] = match first.sets_apart && second.of_one_cpu {
+        true => &[false, true],
+        false => &[false],
+    };
+    let views = looks.iter().flat_map(|&between| {
+        places
+            .iter()
+            .map(move |&elsewhere| View { between, elsewhere })
+    });
+    views.collect()
 }
 
 /// How the machine is before the first hook: is the module loaded, is the last CPU online?
@@ -100,7 +131,7 @@ fn start(first: &Hook, second: &Hook) -> (bool, bool) {
     (loaded, online)
 }
 
-fn pair(cell: &OnceCell<Ground>, first: &Hook, second: &Hook, look: Look) -> Result<()> {
+fn pair(cell: &OnceCell<Ground>, first: &Hook, second: &Hook, view: View) -> Result<()> {
     if cell.get().is_none() {
         // An error leaves the cell empty for the next pair.
         let _ = cell.set(Ground::prepare()?);
@@ -114,7 +145,9 @@ fn pair(cell: &OnceCell<Ground>, first: &Hook, second: &Hook, look: Look) -> Res
             world.step(hook, Look::Close).context("at the start")?;
         }
     }
-    world.step(first, look)?;
-    world.step(second, Look::Close)?;
+    world.step(first, view.between)?;
+    // The first happens to the last CPU.
+    let target = if view.elsewhere { 0 } else { world.target() };
+    world.step_on(target, second, Look::Close)?;
     world.finish()
 }
