@@ -303,6 +303,26 @@ pub const RUNS: &[Run] = &[
         ..KDUMP
     },
     Run {
+        name: "kdump-given-back",
+        words: &[
+            KVM_OFF,
+            CRASH_MEMORY,
+            "eltwo.panic=idle",
+            "eltwo.before=stub_1",
+        ],
+        ..KDUMP
+    },
+    Run {
+        name: "kdump-faulted",
+        words: &[
+            KVM_OFF,
+            CRASH_MEMORY,
+            "eltwo.panic=secondary",
+            "eltwo.before=fault",
+        ],
+        ..KDUMP
+    },
+    Run {
         name: "maxcpus",
         words: &[KVM_OFF, "maxcpus=2"],
         tests: &["maxcpus"],

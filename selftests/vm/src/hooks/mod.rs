@@ -5,6 +5,7 @@
 //! [`table`] has the hooks: how each is made to happen, and what it does to a [`model::Model`]. A [`world::World`] is the
 //! machine beside its model: after each step both must agree.
 
+pub mod before;
 pub mod helper;
 pub mod model;
 pub mod table;

@@ -14,12 +14,9 @@ use anyhow::{
 use super::handing_over;
 use crate::{
     crash::Panic,
-    guest::{
-        cpu,
-        debugfs,
-        module, //
-    },
+    guest::cpu,
     handover::End,
+    hooks::before,
     ktap::{
         note,
         Skip,
@@ -32,7 +29,7 @@ pub fn test() -> Test {
     handing_over()
         .needs(second_kernel::needed)
         .needs(needs_crash_memory)
-        .case("kdump_kernel_loads_while_every_cpu_is_hyp", load)
+        .case("kdump_kernel_loads_with_the_module", load)
 }
 
 fn needs_crash_memory() -> Result<()> {
@@ -44,8 +41,7 @@ fn needs_crash_memory() -> Result<()> {
 
 fn load() -> Result<()> {
     let panic = Panic::ordered()?;
-    let loaded = module::load()?;
-    debugfs::expect_online_are_hyp()?;
+    before::load()?;
     let ranges: Vec<_> = ram()?
         .iter()
         .map(|(first, last)| format!("{first:#x}-{last:#x}"))
@@ -54,9 +50,7 @@ fn load() -> Result<()> {
     let words = format!("eltwo.ram={} eltwo.online={online}", ranges.join(","));
     second_kernel::load_for_crash("kdump_second", &words)?;
     note(format!("{panic:?}, {words}"));
-    End::Crash.request()?;
-    loaded.keep();
-    Ok(())
+    End::Crash.request()
 }
 
 /// The RAM that a dump of this kernel must have, as ranges of first and last byte: all that is not the crash kernel's own.
