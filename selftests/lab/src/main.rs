@@ -328,13 +328,7 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
             ui.step(LABEL, |step| build.module(cache, &lock, step))?
         }
         None => {
-            let spec = (arch == Arch::Arm64)
-                .then(|| Spec::parse_release(&release))
-                .flatten();
-            let spec = spec.unwrap_or_else(|| Spec {
-                version: kernel::VERSION.to_owned(),
-                flavour: FLAVOUR.to_owned(),
-            });
+            let spec = spec_for(arch, &release)?;
             let lab = Lab::ensure(ui, cache, &lock, &spec.version, &[&spec.flavour])?;
             let kernel = lab.kernel(&spec.flavour)?;
             let build = Build::in_lab(&lab, checkout, kernel, Source::Module);
@@ -352,6 +346,25 @@ fn build(ui: &Ui, cache: &Cache, checkout: &Path, kdir: Option<PathBuf>) -> Resu
         products.kernel_symbols
     ));
     Ok(())
+}
+
+/// The kernel of Debian's that is built against where no kernel tree is at hand: the running one on arm64, else the lab's.
+fn spec_for(arch: Arch, release: &str) -> Result<Spec> {
+    match arch {
+        Arch::Amd64 => Ok(Spec {
+            version: kernel::VERSION.to_owned(),
+            flavour: FLAVOUR.to_owned(),
+        }),
+        Arch::Arm64 => Spec::parse_release(release).ok_or_else(|| {
+            let cause = format!(
+                "the running kernel {release} is none of Debian's backports to 13, and \
+                 /lib/modules/{release}/build has no Rust metadata"
+            );
+            let remedy =
+                "name a kernel tree with CONFIG_RUST=y that has it: make KDIR=<kernel tree>";
+            Failure::new(cause, remedy).into()
+        }),
+    }
 }
 
 /// Runs the tests of the VM on the debug kernel: those runs that are named in `only`, or all.
@@ -493,5 +506,26 @@ fn clean(ui: &Ui, cache: &Cache, all: bool) -> Result<()> {
             cache::remove_tree(&cache.join(name))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_to_build_against_is_never_another_than_the_running_one_on_arm64() {
+        let debian = spec_for(Arch::Arm64, "7.2.9+deb13-arm64-16k").unwrap();
+        assert_eq!(
+            (debian.version.as_str(), debian.flavour.as_str()),
+            ("7.2.9", "arm64-16k")
+        );
+        let other = spec_for(Arch::Arm64, "6.8.0-31-generic").unwrap_err();
+        assert!(
+            format!("{other:#}").contains("6.8.0-31-generic"),
+            "{other:#}"
+        );
+        let cross = spec_for(Arch::Amd64, "6.8.0-31-generic").unwrap();
+        assert_eq!(cross.version, kernel::VERSION);
     }
 }
