@@ -69,7 +69,7 @@ module! {
     params: {
         pool_kib: u64 {
             default: 0,
-            description: "Size of the EL2 memory pool in KiB (0: what this machine needs, and 64 pages)",
+            description: "Size of the EL2 memory pool in KiB (0: what this machine needs, and with map=ondemand 64 pages more)",
         },
         fail_at: u32 {
             default: 0,
