@@ -20,6 +20,15 @@ use super::{
     SOAK, //
 };
 
+/// A run that goes on with another kernel.
+const KEXEC: Run = Run {
+    name: "kexec",
+    tests: &["kexec"],
+    end: End::Kexec,
+    loaded_at_end: true,
+    ..BASE
+};
+
 /// A small run that panics and goes on with the crash kernel.
 const KDUMP: Run = Run {
     cpus: 2,
@@ -264,12 +273,16 @@ pub const RUNS: &[Run] = &[
         tests: &TABLES,
         ..BASE
     },
+    KEXEC,
     Run {
-        name: "kexec",
-        tests: &["kexec"],
-        end: End::Kexec,
-        loaded_at_end: true,
-        ..BASE
+        name: "kexec-given-back",
+        words: &[KVM_OFF, "eltwo.before=stub_1"],
+        ..KEXEC
+    },
+    Run {
+        name: "kexec-faulted",
+        words: &[KVM_OFF, "eltwo.before=fault"],
+        ..KEXEC
     },
     Run {
         name: "kdump-idle",

@@ -11,39 +11,37 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    table,
+    table::{
+        self,
+        Hook, //
+    },
     world::{
         Ground,
         Look,
         World, //
     },
 };
-use crate::{
-    crash,
-    guest::{
-        debugfs,
-        module, //
-    },
-};
+use crate::crash;
 
-/// Loads the module, which stays, and makes these hooks happen. Nobody looks through eltwo after them, so what nobody has told it
-/// it does not know when the kernel ends.
-pub fn load() -> Result<()> {
+/// The hooks that the command line names, if it does.
+pub fn ordered() -> Result<Option<Vec<&'static Hook>>> {
     let line = fs::read_to_string("/proc/cmdline")?;
-    let Some(names) = crash::word(&line, "eltwo.before") else {
-        let loaded = module::load()?;
-        debugfs::expect_online_are_hyp()?;
-        loaded.keep();
-        return Ok(());
-    };
+    let names = crash::word(&line, "eltwo.before");
+    names
+        .map(|names| names.split(',').map(table::named).collect())
+        .transpose()
+}
+
+/// Loads eltwo and makes `hooks` happen. Nobody looks through eltwo after them, so what nobody has told it it does not know when
+/// the kernel ends. It stays, and so does the test module, which tells the lab who owns EL2 then.
+pub fn happen(hooks: &[&Hook]) -> Result<()> {
     let ground = Ground::prepare()?;
     let mut world = World::new(&ground)?;
     world.step(table::named("insmod")?, Look::Close)?;
-    for name in names.split(',') {
-        world.step(table::named(name)?, Look::FromAfar)?;
+    for hook in hooks {
+        world.step(hook, Look::FromAfar)?;
     }
     drop(world);
-    // Its module stays too.
     mem::forget(ground);
     Ok(())
 }

@@ -14,7 +14,11 @@ use anyhow::{
 use super::handing_over;
 use crate::{
     crash::Panic,
-    guest::cpu,
+    guest::{
+        cpu,
+        debugfs,
+        module, //
+    },
     handover::End,
     hooks::before,
     ktap::{
@@ -41,7 +45,14 @@ fn needs_crash_memory() -> Result<()> {
 
 fn load() -> Result<()> {
     let panic = Panic::ordered()?;
-    before::load()?;
+    match before::ordered()? {
+        Some(hooks) => before::happen(&hooks)?,
+        None => {
+            let loaded = module::load()?;
+            debugfs::expect_online_are_hyp()?;
+            loaded.keep();
+        }
+    }
     let ranges: Vec<_> = ram()?
         .iter()
         .map(|(first, last)| format!("{first:#x}-{last:#x}"))

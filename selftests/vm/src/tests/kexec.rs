@@ -10,6 +10,7 @@ use crate::{
         End,
         GoingDown, //
     },
+    hooks::before,
     ktap::Test,
     second_kernel,
 };
@@ -17,11 +18,16 @@ use crate::{
 pub fn test() -> Test {
     going_down()
         .needs(second_kernel::needed)
-        .case("kexec_kernel_loads_while_every_cpu_is_hyp", load)
+        .case("kexec_kernel_loads_with_the_module", load)
 }
 
 fn load() -> Result<()> {
-    let going_down = GoingDown::load()?;
+    let Some(hooks) = before::ordered()? else {
+        let going_down = GoingDown::load()?;
+        second_kernel::load("kexec_second")?;
+        return going_down.go(End::Kexec);
+    };
+    before::happen(&hooks)?;
     second_kernel::load("kexec_second")?;
-    going_down.go(End::Kexec)
+    End::Kexec.request()
 }
