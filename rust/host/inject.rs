@@ -113,6 +113,10 @@ impl Step {
 /// no count is left over.
 pub(crate) fn start() {
     NTH.arm(parameter::<u32>(module_parameters::fail_nth.value()));
+    if is_on() {
+        // Also the sign that the module itself has begun to run, for who counts the kernel's steps before that.
+        pr_info!("steps that may fail are counted from here on\n");
+    }
 }
 
 /// Whether this module was loaded to have steps fail.
