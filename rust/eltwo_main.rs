@@ -18,15 +18,16 @@ use common::lifecycle::{
 use host::{
     debugfs::Directory,
     hooks,
-    inject::{
-        self,
-        Step, //
-    },
+    inject,
     kvm::{
         device::Device,
         system::System, //
     },
     probe,
+    refused::{
+        refuse,
+        Refused, //
+    },
     service::Service, //
 };
 
@@ -132,7 +133,7 @@ impl Drop for Farewell {
 }
 
 impl Active {
-    fn new() -> Result<Self> {
+    fn new() -> Result<Self, Refused> {
         let mut active = Self {
             hotplug: None,
             syscore: None,
@@ -148,22 +149,16 @@ impl Active {
 }
 
 impl Loader for Active {
-    type Error = Error;
+    type Error = Refused;
 
-    fn enter(&mut self, stage: Stage) -> Result {
+    fn enter(&mut self, stage: Stage) -> Result<(), Refused> {
         match stage {
             Stage::Published => {
                 // SAFETY: `service` is dropped after `drop` has left all stages, this one as the last.
                 self.published = Some(unsafe { hooks::Published::new(&self.service) });
             }
-            Stage::CpuPm => {
-                inject::check(Step::CpuPm)?;
-                self.cpu_pm = Some(hooks::CpuPm::new()?);
-            }
-            Stage::Syscore => {
-                inject::check(Step::Syscore)?;
-                self.syscore = Some(hooks::Syscore::new()?);
-            }
+            Stage::CpuPm => self.cpu_pm = Some(hooks::CpuPm::new()?),
+            Stage::Syscore => self.syscore = Some(hooks::Syscore::new()?),
             Stage::Hotplug => self.hotplug = Some(hooks::Hotplug::new(&self.service)?),
         }
         Ok(())
@@ -178,12 +173,19 @@ impl Loader for Active {
         }
     }
 
-    fn still_open(&self) -> Result {
+    fn still_open(&self) -> Result<(), Refused> {
         // The shutdown path may have passed before the hooks were there.
-        if hooks::system_goes_down() {
-            return Err(EBUSY);
-        }
-        self.service.still_open()
+        let outcome = match hooks::system_goes_down() {
+            true => Err(EBUSY),
+            false => self.service.still_open(),
+        };
+        outcome.map_err(|error| match error {
+            EBUSY => refuse!(EBUSY, "the machine is going down; load when it is up again"),
+            error => refuse!(
+                error,
+                "an exception was taken at EL2, see above; please report this"
+            ),
+        })
     }
 }
 
@@ -197,7 +199,6 @@ impl kernel::Module for Eltwo {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         inject::start();
         let active = Active::new()?;
-        inject::check(Step::Debugfs)?;
         let system = System::new(active.service.clone())?;
         let files = Directory::new(system.clone())?;
         let device = Device::new(system)?;

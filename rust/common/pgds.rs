@@ -79,15 +79,12 @@ pub struct Pgds {
 }
 
 impl Plan<'_> {
-    /// Builds both. `memory` takes its tables from the pool. On an error the pool is as good as lost: it is given back as a
-    /// whole.
+    /// Builds both, one after the other.
     ///
     /// # Errors
     ///
-    /// [`Error::NoMemory`]: the pool has no page left. Anything else is a bug.
+    /// As [`Self::boot`].
     pub fn build<M: TableMemory>(&self, memory: &M) -> Result<Pgds, Error> {
-        // Before any table, so that these pages and the image stand together: one gap in the linear window, not many.
-        self.take_private()?;
         Ok(Pgds {
             boot: self.boot(memory)?,
             runtime: self.runtime(memory)?,
@@ -114,7 +111,15 @@ impl Plan<'_> {
         }
     }
 
-    fn boot<M: TableMemory>(&self, memory: &M) -> Result<PageTable<Stage1>, Error> {
+    /// Builds the boot PGD, which is the first, and takes the pages of stacks and contexts. `memory` takes its tables from the
+    /// pool. On an error the pool is as good as lost: it is given back as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMemory`]: the pool has no page left. Anything else is a bug.
+    pub fn boot<M: TableMemory>(&self, memory: &M) -> Result<PageTable<Stage1>, Error> {
+        // Before any table, so that these pages and the image stand together: one gap in the linear window, not many.
+        self.take_private()?;
         let mut table = PageTable::create(Stage1, self.geometry, memory)?;
         for place in [self.layout.idmap(), self.layout.trampoline()] {
             let attrs = HypAttrs::normal(HypAccess::ReadExecute);
@@ -124,7 +129,12 @@ impl Plan<'_> {
         Ok(table)
     }
 
-    fn runtime<M: TableMemory>(&self, memory: &M) -> Result<PageTable<Stage1>, Error> {
+    /// Builds the runtime PGD, behind the boot PGD.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::boot`].
+    pub fn runtime<M: TableMemory>(&self, memory: &M) -> Result<PageTable<Stage1>, Error> {
         let mut table = PageTable::create(Stage1, self.geometry, memory)?;
         let env = Env::new(memory, &NotLive);
         let mut map = |place, pa, access, blocks| {

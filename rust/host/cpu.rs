@@ -25,7 +25,7 @@ use super::{
     hooks::IrqsOff,
     inject::{
         self,
-        Step, //
+        Spoil, //
     },
     service::Service,
     timing, //
@@ -181,7 +181,7 @@ impl Cpu {
 
     /// Keeps the image, and tells EL2 what to restore and which registers there are.
     pub(super) fn remember(&self, image: &Image, _irqs: &IrqsOff) {
-        let spoilt = inject::spoils(Step::ImageCopy, self.number);
+        let spoilt = inject::spoils_on(Spoil::ImageCopy, self.number);
         let mut present = 0;
         for (place, (before, now)) in self.before.iter().zip(image).enumerate() {
             if let Some(now) = now {
@@ -260,7 +260,7 @@ impl Cpu {
             );
         }
         let count = differs.count_ones();
-        let why = match inject::spoils(Step::ImageCopy, self.number) {
+        let why = match inject::spoils_on(Spoil::ImageCopy, self.number) {
             true => ", as fail_at asks for",
             false => "",
         };

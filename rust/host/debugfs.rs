@@ -48,12 +48,16 @@ use kernel::{
 use super::{
     cpu::Cpu,
     hooks,
-    inject,
+    inject::{
+        self,
+        Step, //
+    },
     kvm::{
         show,
         system::System, //
     },
     provoke,
+    refused::Refused,
     service::Service, //
 };
 use crate::{
@@ -105,13 +109,13 @@ unsafe impl Sync for Directory {}
 
 impl Directory {
     /// Creates it. Without debugfs in the kernel there is none, which is no error.
-    pub(crate) fn new(system: Arc<System>) -> Result<Self> {
+    pub(crate) fn new(system: Arc<System>) -> Result<Self, Refused> {
         let files = pin_init!(Files {
             service: system.service.clone(),
             system,
             last_call <- new_mutex!([0; 5]),
         });
-        let files = inject::loading("the files in debugfs", |flags| KBox::pin_init(files, flags))?;
+        let files = inject::at(Step::Debugfs, |flags| KBox::pin_init(files, flags))?;
         // SAFETY: The name is a string; no parent is the root of debugfs.
         let dentry = unsafe { bindings::debugfs_create_dir(c"eltwo".as_char_ptr(), null_mut()) };
         let data = NonNull::from(&*files).as_ptr().cast::<c_void>();

@@ -17,7 +17,7 @@ use super::{
     hooks::IrqsOff,
     inject::{
         self,
-        Step, //
+        CpuStep, //
     },
     mitigation,
     parameter,
@@ -144,12 +144,12 @@ impl Here for OnCpu<'_> {
 
     fn admit(&self) -> Result<(), Trouble> {
         let number = self.cpu.number();
-        inject::check_on(Step::CpuAdmit, number)?;
+        inject::check_on(CpuStep::Admit, number)?;
         if !probe::this_cpu_has_el2() {
             return Err(Trouble::NoEl2);
         }
         mitigation::admit_this_cpu();
-        inject::check_on(Step::CpuSave, number)?;
+        inject::check_on(CpuStep::Save, number)?;
         // First: with E2H set the other registers mean something else, and what may be read is not known.
         let hcr = self.read_at_stub(index::HCR as usize);
         if hcr & regs::hcr::E2H != 0 {
@@ -172,7 +172,7 @@ impl Here for OnCpu<'_> {
     }
 
     fn init(&self) -> Result<(), Trouble> {
-        inject::check_on(Step::CpuInit, self.cpu.number())?;
+        inject::check_on(CpuStep::Init, self.cpu.number())?;
         let context = self.cpu.context();
         // SAFETY: The context is in the kernel's linear map. Init reads `boot` in it with the MMU off; and no line of
         // this page may stay behind in the cache of a CPU that goes away.
@@ -194,7 +194,7 @@ impl Here for OnCpu<'_> {
     }
 
     fn verify(&self) -> Result<(), Trouble> {
-        inject::check_on(Step::CpuVerify, self.cpu.number())?;
+        inject::check_on(CpuStep::Verify, self.cpu.number())?;
         // SAFETY: Init has just made EL2 of this CPU ours.
         let [x0, x1, ..] = unsafe { el1::hvc([Call::Version as u64, 0, 0, 0, 0]) };
         match Status::from_x0(x0) {

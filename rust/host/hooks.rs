@@ -29,7 +29,15 @@ use kernel::{
 };
 
 use super::{
-    inject,
+    inject::{
+        self,
+        Step, //
+    },
+    refused::{
+        refuse,
+        Reason,
+        Refused, //
+    },
     service::Service, //
 };
 use crate::{
@@ -93,26 +101,28 @@ pub(crate) struct Hotplug(());
 
 impl Hotplug {
     /// Brings all online CPUs up. If one refuses, those done are taken down again and its error is returned.
-    pub(crate) fn new(service: &Service) -> Result<Self> {
-        inject::loading("the hotplug state", |_| Ok::<_, Error>(()))?;
-        // SAFETY: The callbacks are of the right type and live as long as the module; `drop` removes the state.
-        to_result(unsafe {
-            bindings::__cpuhp_setup_state(
-                bindings::cpuhp_state_CPUHP_AP_KVM_ONLINE,
-                c"eltwo:online".as_char_ptr(),
-                true,
-                Some(cpu_online),
-                Some(cpu_offline),
-                false,
-            )
-        })
-        .inspect_err(|error| {
-            let by_cpu = service.cpus.iter().any(|cpu| cpu.state() != State::Stub);
-            if *error == EBUSY && !by_cpu {
-                pr_err!(
-                    "refused: the hotplug state of KVM is taken; boot with kvm-arm.mode=none\n"
-                );
-            }
+    pub(crate) fn new(service: &Service) -> Result<Self, Refused> {
+        inject::loading("the hotplug state", |_| {
+            // SAFETY: The callbacks are of the right type and live as long as the module; `drop` removes the state.
+            to_result(unsafe {
+                bindings::__cpuhp_setup_state(
+                    bindings::cpuhp_state_CPUHP_AP_KVM_ONLINE,
+                    c"eltwo:online".as_char_ptr(),
+                    true,
+                    Some(cpu_online),
+                    Some(cpu_offline),
+                    false,
+                )
+            })
+            .map_err(|error| match error {
+                // That CPU has said why.
+                error if has_refusal(service) => Refused::told(error),
+                EBUSY => refuse!(
+                    EBUSY,
+                    "the hotplug state of KVM is taken; remove the module that has it, or boot with kvm-arm.mode=none"
+                ),
+                error => error.tell("the hotplug state"),
+            })
         })?;
         Ok(Self(()))
     }
@@ -123,6 +133,11 @@ impl Drop for Hotplug {
         // SAFETY: The state was set up by `new`. With `invoke` the teardown runs on every online CPU.
         unsafe { bindings::__cpuhp_remove_state(bindings::cpuhp_state_CPUHP_AP_KVM_ONLINE, true) };
     }
+}
+
+/// Whether it was a CPU that kept the hotplug state from being set up: all others are back at the stub.
+fn has_refusal(service: &Service) -> bool {
+    service.cpus.iter().any(|cpu| cpu.state() != State::Stub)
 }
 
 /// Runs on the CPU's hotplug thread, interrupts on, hotplug lock held.
@@ -149,13 +164,13 @@ unsafe impl Sync for CpuPm {}
 
 impl CpuPm {
     /// Registers the notifier.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self, Refused> {
         let block = Opaque::new(bindings::notifier_block {
             notifier_call: Some(cpu_pm_event),
             ..Default::default()
         });
         let block = inject::loading("the CPU PM notifier", |flags| KBox::pin(block, flags))?;
-        inject::loading("the registration of the CPU PM notifier", |_| {
+        inject::at(Step::CpuPm, |_| {
             // SAFETY: The block is pinned and lives until `drop` has unregistered it.
             to_result(unsafe { bindings::cpu_pm_register_notifier(block.get()) })
         })?;
@@ -208,13 +223,13 @@ static SYSCORE_OPS: bindings::syscore_ops = bindings::syscore_ops {
 
 impl Syscore {
     /// Registers the operations.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self, Refused> {
         let block = Opaque::new(bindings::syscore {
             node: Default::default(),
             ops: &SYSCORE_OPS,
             data: null_mut(),
         });
-        let block = inject::loading("the syscore operations", |flags| KBox::pin(block, flags))?;
+        let block = inject::at(Step::Syscore, |flags| KBox::pin(block, flags))?;
         // SAFETY: The block is pinned and lives until `drop` has unregistered it.
         unsafe { bindings::register_syscore(block.get()) };
         Ok(Self(block))

@@ -14,6 +14,10 @@ use kernel::prelude::*;
 
 use super::{
     linear,
+    refused::{
+        refuse,
+        Refused, //
+    },
     symbols, //
 };
 use crate::common::{
@@ -55,10 +59,19 @@ pub(crate) fn blob() -> &'static [u8] {
 /// # Errors
 ///
 /// `ENOEXEC`: the module was put together wrongly.
-pub(crate) fn header(granule: Granule) -> Result<ImageHeader> {
+pub(crate) fn header(granule: Granule) -> Result<ImageHeader, Refused> {
+    valid_header(granule).ok_or_else(|| {
+        refuse!(
+            ENOEXEC,
+            "the EL2 image in this module is damaged; build the module again"
+        )
+    })
+}
+
+fn valid_header(granule: Granule) -> Option<ImageHeader> {
     let bytes = blob();
     if bytes.len() < size_of::<ImageHeader>() {
-        return Err(ENOEXEC);
+        return None;
     }
     // SAFETY: The blob is long enough, and any bit pattern is a header.
     let header = unsafe { bytes.as_ptr().cast::<ImageHeader>().read_unaligned() };
@@ -82,11 +95,7 @@ pub(crate) fn header(granule: Granule) -> Result<ImageHeader> {
             .all(|part| granule.unit().divides(u64::from(*part)))
         && bytes.len() <= header.image_bytes as usize
         && build_id(&header).is_ok_and(symbols::belong_to);
-    if !valid {
-        pr_err!("refused: the EL2 image in this module is damaged; build the module again\n");
-        return Err(ENOEXEC);
-    }
-    Ok(header)
+    valid.then_some(header)
 }
 
 /// The build ID, which names the `eltwo_hyp.elf` that this image was made from.

@@ -10,19 +10,35 @@
 //!   A module that is loaded so has the file `fail_nth` in debugfs. It is told another N, from when on steps are counted
 //!   anew, and shows N and how many steps were taken.
 //!
+//! A step that fails goes the way of a real failure from there on, and is told as that: where the module would be silent, it is.
+//!
 //! So that no step is forgotten, the flags of all of the module's allocations come from here (`make check` looks for
-//! others), and whoever asks the kernel for anything else that it may refuse passes [`step`] first.
+//! others), and whoever asks the kernel for anything else that it may refuse passes [`step`] first. The name of a step is
+//! a word in the source, which no other step has: the tests know all of them from there, and expect to see each one fail.
 
 use kernel::{
     alloc::Flags,
     prelude::*, //
 };
 
-use super::parameter;
+use super::{
+    parameter,
+    refused::{
+        Reason,
+        Refused, //
+    },
+};
 use crate::{
     common::{
+        abi::{
+            Status,
+            HVC_STUB_ERR, //
+        },
         lifecycle::{
-            admission::Ids,
+            admission::{
+                Ids,
+                Refusal, //
+            },
             Trouble, //
         },
         nth::NthFailure,
@@ -33,7 +49,7 @@ use crate::{
 /// What `fail_nth` counts.
 static NTH: NthFailure = NthFailure::off();
 
-/// The steps of loading. Their numbers are what users know them by, and roughly their order.
+/// The steps of loading that are not a CPU's. Their numbers are what users know them by, and roughly their order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Step {
@@ -57,16 +73,28 @@ pub(crate) enum Step {
     CpuPm = 9,
     /// Registering for suspend and shutdown.
     Syscore = 10,
-    /// On a CPU: admission.
-    CpuAdmit = 11,
-    /// On a CPU: reading what is to be saved.
-    CpuSave = 12,
-    /// On a CPU: init. It is not entered.
-    CpuInit = 13,
-    /// On a CPU: the first call after init. The CPU is at EL2 with us by then.
-    CpuVerify = 14,
     /// After all CPUs are up: the files in debugfs.
     Debugfs = 15,
+}
+
+/// The steps that each CPU takes, by numbers among those of [`Step`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum CpuStep {
+    /// Admission.
+    Admit = 11,
+    /// Reading what is to be saved.
+    Save = 12,
+    /// Init. It is not entered.
+    Init = 13,
+    /// The first call after init. The CPU is at EL2 with us by then.
+    Verify = 14,
+}
+
+/// What can be spoilt after loading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Spoil {
     /// A guest's first use of FP/SIMD ends in an exception at EL2 while the guest's registers are in the CPU.
     GuestSwitch = 100,
     /// The copy of one register that a CPU's image is compared with is not what was read.
@@ -75,7 +103,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// What it makes, for messages.
-    fn what(self) -> &'static str {
+    pub(super) fn what(self) -> &'static str {
         match self {
             Self::PoolFirstChunk => "the first chunk of the pool",
             Self::PoolNextChunk => "a further chunk of the pool",
@@ -87,24 +115,27 @@ impl Step {
             Self::Contexts => "the contexts of the CPUs",
             Self::CpuPm => "the registration for CPU power management",
             Self::Syscore => "the registration for suspend and shutdown",
-            Self::CpuAdmit => "the admission of a CPU",
-            Self::CpuSave => "reading the registers of a CPU",
-            Self::CpuInit => "init of a CPU",
-            Self::CpuVerify => "the first call of a CPU",
             Self::Debugfs => "the files in debugfs",
-            Self::GuestSwitch => "the switch to a guest",
-            Self::ImageCopy => "the copy of a register",
         }
     }
 
     fn errno(self) -> Error {
         match self {
-            Self::PoolFirstChunk
-            | Self::PoolNextChunk
-            | Self::BootTables
-            | Self::RuntimeTables
-            | Self::Contexts => ENOMEM,
-            _ => EIO,
+            Self::RamMap | Self::Image | Self::Layout | Self::CpuPm => EIO,
+            _ => ENOMEM,
+        }
+    }
+}
+
+impl CpuStep {
+    /// What such a step fails with when no one has asked for it.
+    fn trouble(self) -> Trouble {
+        match self {
+            Self::Admit => Trouble::NoEl2,
+            // What keeps the registers from being read.
+            Self::Save => Trouble::Refused(Refusal::E2h),
+            Self::Init => Trouble::Answer(HVC_STUB_ERR),
+            Self::Verify => Trouble::Answer(Status::NotSupported.to_x0()),
         }
     }
 }
@@ -134,10 +165,21 @@ pub(crate) fn progress() -> (u32, u32) {
     (NTH.nth(), NTH.taken())
 }
 
+/// Whether `fail_at` has this number.
+fn is_named(number: u32) -> bool {
+    parameter::<u32>(module_parameters::fail_at.value()) == number
+}
+
+/// Whether `fail_cpu` has this number.
+fn is_of(cpu: u32) -> bool {
+    parameter::<u32>(module_parameters::fail_cpu.value()) == cpu
+}
+
 /// Fails if `fail_at` or `fail_nth` name this step.
 pub(crate) fn check(step: Step) -> Result {
-    let named = parameter::<u32>(module_parameters::fail_at.value()) == step as u32;
-    if named || NTH.fails() {
+    // One after the other, so that steps are counted whatever `fail_at` says.
+    let by_count = NTH.fails();
+    if by_count || is_named(step as u32) {
         pr_warn!("{}: this step fails on request\n", step.what());
         return Err(step.errno());
     }
@@ -145,11 +187,22 @@ pub(crate) fn check(step: Step) -> Result {
 }
 
 /// As [`check`], for a step that `cpu` takes. Nothing may be printed here.
-pub(crate) fn check_on(step: Step, cpu: u32) -> Result<(), Trouble> {
-    if spoils(step, cpu) || NTH.fails() {
-        Err(Trouble::Injected)
+pub(crate) fn check_on(step: CpuStep, cpu: u32) -> Result<(), Trouble> {
+    if NTH.fails() || (is_named(step as u32) && is_of(cpu)) {
+        Err(step.trouble())
     } else {
         Ok(())
+    }
+}
+
+/// A step of loading: `make` gets the flags for its allocations. If it fails, on request or not, the log says why.
+pub(crate) fn at<T, E: Reason>(
+    step: Step,
+    make: impl FnOnce(Flags) -> Result<T, E>,
+) -> Result<T, Refused> {
+    match check(step) {
+        Ok(()) => make(GFP_KERNEL).map_err(|reason| reason.tell(step.what())),
+        Err(error) => Err(error.tell(step.what())),
     }
 }
 
@@ -184,41 +237,41 @@ pub(crate) fn account(what: &'static str) -> Result<Flags> {
     step(what).map(|()| GFP_KERNEL_ACCOUNT)
 }
 
-/// A step of loading that makes `what`: `make` gets the flags for its allocations. If it fails, on request or not, the
-/// log names it.
-pub(crate) fn loading<T, E>(
+/// As [`at`], for a step that has a name only.
+pub(crate) fn loading<T, E: Reason>(
     what: &'static str,
     make: impl FnOnce(Flags) -> Result<T, E>,
-) -> Result<T>
-where
-    Error: From<E>,
-{
-    kernel(what)
-        .and_then(|flags| make(flags).map_err(Error::from))
-        .inspect_err(|error| match *error {
-            ENOMEM => pr_err!("refused: no memory for {what}; free some, and load again\n"),
-            error => pr_err!("refused: {what}: error {}\n", error.to_errno()),
-        })
+) -> Result<T, Refused> {
+    match kernel(what) {
+        Ok(flags) => make(flags).map_err(|reason| reason.tell(what)),
+        Err(error) => Err(error.tell(what)),
+    }
 }
 
-/// Whether `fail_at` and `fail_cpu` ask for `step`, which spoils something instead of failing, on `cpu`.
-pub(crate) fn spoils(step: Step, cpu: u32) -> bool {
-    parameter::<u32>(module_parameters::fail_at.value()) == step as u32
-        && parameter::<u32>(module_parameters::fail_cpu.value()) == cpu
+/// Whether `fail_at` asks for this, wherever it happens.
+pub(crate) fn spoils(what: Spoil) -> bool {
+    is_named(what as u32)
+}
+
+/// Whether `fail_at` and `fail_cpu` ask for this on `cpu`.
+pub(crate) fn spoils_on(what: Spoil, cpu: u32) -> bool {
+    spoils(what) && is_of(cpu)
+}
+
+/// What `cpu` is to say about itself instead of the truth: the number of a register, and its value.
+fn fake(cpu: u32) -> Option<(u32, u64)> {
+    let value = parameter::<u64>(module_parameters::fake_value.value());
+    is_of(cpu).then(|| (parameter(module_parameters::fake_id.value()), value))
 }
 
 /// Replaces what `cpu` says about itself: `fake_id=N fake_value=V` on the CPU that `fail_cpu` names. N is 0 for nothing,
 /// 1 to 3 for ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1, 4 for ICH_VTR_EL2.
 pub(crate) fn fake_id(cpu: u32, ids: &mut Ids) {
-    if parameter::<u32>(module_parameters::fail_cpu.value()) != cpu {
-        return;
-    }
-    let value = parameter::<u64>(module_parameters::fake_value.value());
-    match parameter::<u32>(module_parameters::fake_id.value()) {
-        1 => ids.mmfr0 = value,
-        2 => ids.mmfr1 = value,
-        3 => ids.mmfr2 = value,
-        4 => ids.ich_vtr = Some(value),
+    match fake(cpu) {
+        Some((1, value)) => ids.mmfr0 = value,
+        Some((2, value)) => ids.mmfr1 = value,
+        Some((3, value)) => ids.mmfr2 = value,
+        Some((4, value)) => ids.ich_vtr = Some(value),
         _ => {}
     }
 }

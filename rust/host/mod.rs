@@ -21,6 +21,7 @@ pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod provoke;
 pub(crate) mod ram;
+pub(crate) mod refused;
 pub(crate) mod service;
 mod symbols;
 pub(crate) mod tables;

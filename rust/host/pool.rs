@@ -18,6 +18,11 @@ use super::{
         Step, //
     },
     linear,
+    refused::{
+        refuse,
+        Reason,
+        Refused, //
+    },
 };
 use crate::{
     bindings,
@@ -49,16 +54,29 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// The largest that the kernel has, of `pages` pages, or half of that, and so on to no less than `least`. `pages` is then
+    /// what was tried last.
+    fn largest(pages: &mut u64, least: u64, granule: Granule) -> Option<Self> {
+        loop {
+            let chunk = Chunk::reserve((*pages << granule.shift()) as usize);
+            // Memory may be fragmented: smaller pieces will do.
+            if chunk.is_some() || *pages / 2 < least {
+                return chunk;
+            }
+            *pages /= 2;
+        }
+    }
+
     /// Without trying too hard: there is a smaller size to fall back to, and the OOM killer must not make room.
-    fn reserve(bytes: usize) -> Result<Self> {
+    fn reserve(bytes: usize) -> Option<Self> {
         let flags = bindings::GFP_KERNEL
             | bindings::__GFP_ZERO
             | bindings::__GFP_NOWARN
             | (1 << bindings::___GFP_NORETRY_BIT);
         // SAFETY: No precondition; process context.
         let start = unsafe { bindings::alloc_pages_exact_noprof(bytes, flags) };
-        let start = NonNull::new(start.cast()).ok_or(ENOMEM)?;
-        Ok(Self { start, bytes })
+        let start = NonNull::new(start.cast())?;
+        Some(Self { start, bytes })
     }
 }
 
@@ -91,28 +109,29 @@ impl Reserved {
     /// # Errors
     ///
     /// `ENOMEM`: the size asked for is too small, or the kernel has not got that much.
-    pub(crate) fn new(size_kib: u64, demand: &Demand<'_>) -> Result<Self> {
+    pub(crate) fn new(size_kib: u64, demand: &Demand<'_>) -> Result<Self, Refused> {
         let granule = demand.granule;
         // Each chunk may need tables of its own. The kernel's memory is rarely so fragmented that one is not enough; then it
         // is tried again with the number that it took, which is more each time.
         let mut expected_chunks = 1;
         loop {
             let pages = pages(size_kib, demand, expected_chunks)?;
-            let meta_pages = demand.meta_pages(pages).ok_or(ENOMEM)?;
+            let wrong = || EFAULT.tell("the shape of the pool");
+            let meta_pages = demand.meta_pages(pages).ok_or_else(wrong)?;
             // The metadata and the image must each be in one piece: both are in the first chunk.
             let chunks = reserve_chunks(pages, meta_pages + demand.image_pages, granule)?;
             if chunks.len() as u64 > expected_chunks {
                 expected_chunks = chunks.len() as u64;
                 continue;
             }
-            let start = chunks.first().ok_or(ENOMEM)?.start;
+            let start = chunks.first().ok_or_else(wrong)?.start;
             let image = linear::kern_to_phys(start)
                 .and_then(|base| base.checked_add(meta_pages << granule.shift()))
-                .ok_or(EFAULT)?;
+                .ok_or_else(wrong)?;
             return Ok(Self {
                 chunks,
                 granule,
-                pages: u32::try_from(pages).map_err(|_| ENOMEM)?,
+                pages: u32::try_from(pages).map_err(|_| wrong())?,
                 meta_pages,
                 image_pages: demand.image_pages,
                 image,
@@ -166,12 +185,16 @@ impl Reserved {
 /// # Errors
 ///
 /// `ENOMEM`: it is too small, or larger than a pool can be.
-fn pages(size_kib: u64, demand: &Demand<'_>, chunks: u64) -> Result<u64> {
+fn pages(size_kib: u64, demand: &Demand<'_>, chunks: u64) -> Result<u64, Refused> {
     let shift = demand.granule.shift();
     let kib = |pages: u64| (pages << shift) / 1024;
-    let least = demand.pages(chunks, 0).ok_or(ENOMEM)?;
+    let needed = |spare| {
+        let pages = demand.pages(chunks, spare);
+        pages.ok_or_else(|| ENOMEM.tell("a pool for all RAM and all CPUs"))
+    };
+    let least = needed(0)?;
     let pages = match (size_kib, demand.map) {
-        (0, MapMode::OnDemand) => demand.pages(chunks, SPARE_PAGES).ok_or(ENOMEM)?,
+        (0, MapMode::OnDemand) => needed(SPARE_PAGES)?,
         // All that is ever mapped is mapped at load.
         (0, MapMode::Linear) => least,
         (kib, _) => kib.saturating_mul(1024) >> shift,
@@ -179,16 +202,14 @@ fn pages(size_kib: u64, demand: &Demand<'_>, chunks: u64) -> Result<u64> {
     let most = MAX_CHUNKS as u64 * LARGEST_CHUNK_PAGES;
     if pages > most {
         let (asked, most) = (size_kib.max(kib(pages)), kib(most));
-        pr_err!("refused: a pool of {asked} KiB is more than the {most} KiB that a pool can have; load with a smaller pool_kib, or without\n");
-        return Err(ENOMEM);
+        return Err(refuse!(ENOMEM, "a pool of {asked} KiB is more than the {most} KiB that a pool can have; load with a smaller pool_kib, or without"));
     }
     if demand
         .needed_of(pages, chunks)
         .is_none_or(|needed| pages < needed)
     {
         let least = kib(least);
-        pr_err!("refused: a pool of {size_kib} KiB is too small, this machine needs {least} KiB; load with pool_kib={least}, or without pool_kib\n");
-        return Err(ENOMEM);
+        return Err(refuse!(ENOMEM, "a pool of {size_kib} KiB is too small, this machine needs {least} KiB; load with pool_kib={least}, or without pool_kib"));
     }
     Ok(pages)
 }
@@ -250,38 +271,34 @@ impl HostPool {
 }
 
 /// Reserves `pages` pages in as few chunks as the kernel can give; the first has at least `first_least` pages.
-fn reserve_chunks(pages: u64, first_least: u64, granule: Granule) -> Result<KVec<Chunk>> {
+fn reserve_chunks(pages: u64, first_least: u64, granule: Granule) -> Result<KVec<Chunk>, Refused> {
+    let kib = |pages: u64| (pages << granule.shift()) / 1024;
     let mut chunks = inject::loading("the list of the pool's chunks", |flags| {
         KVec::with_capacity(MAX_CHUNKS, flags)
     })?;
     let mut left = pages;
     let mut try_pages = left.min(LARGEST_CHUNK_PAGES);
     while left != 0 {
-        let first = chunks.is_empty();
-        inject::check(if first {
-            Step::PoolFirstChunk
-        } else {
-            Step::PoolNextChunk
+        let (step, least) = match chunks.is_empty() {
+            true => (Step::PoolFirstChunk, first_least),
+            false => (Step::PoolNextChunk, 1),
+        };
+        let chunk = inject::check(step)
+            .ok()
+            .and_then(|()| Chunk::largest(&mut try_pages, least, granule));
+        let chunk = chunk.ok_or_else(|| {
+            refuse!(
+                ENOMEM,
+                "the kernel has no {} KiB of contiguous memory for {}; free some memory, or load with a smaller pool_kib",
+                kib(try_pages),
+                step.what()
+            )
         })?;
-        match Chunk::reserve((try_pages << granule.shift()) as usize) {
-            Ok(chunk) => {
-                chunks.push_within_capacity(chunk).map_err(|_| {
-                    pr_err!("refused: memory is so fragmented that the pool would be in more than {MAX_CHUNKS} pieces; free some memory, or load with a smaller pool_kib\n");
-                    ENOMEM
-                })?;
-                left -= try_pages;
-                try_pages = try_pages.min(left);
-            }
-            // Memory may be fragmented: smaller pieces will do, but for the first.
-            Err(_) if try_pages > 1 && (!first || try_pages / 2 >= first_least) => try_pages /= 2,
-            Err(error) => {
-                pr_err!(
-                    "refused: the kernel has no {} KiB of contiguous memory for the pool; free some memory, or load with a smaller pool_kib\n",
-                    (try_pages << granule.shift()) / 1024
-                );
-                return Err(error);
-            }
-        }
+        chunks.push_within_capacity(chunk).map_err(|_| {
+            refuse!(ENOMEM, "memory is so fragmented that the pool would be in more than {MAX_CHUNKS} pieces; free some memory, or load with a smaller pool_kib")
+        })?;
+        left -= try_pages;
+        try_pages = try_pages.min(left);
     }
     Ok(chunks)
 }

@@ -6,6 +6,11 @@
 
 use kernel::prelude::*;
 
+use super::refused::{
+    refuse,
+    Reason,
+    Refused, //
+};
 use crate::{
     arch::{
         el1,
@@ -122,49 +127,61 @@ fn ask_owner() -> Owner {
 /// # Errors
 ///
 /// `ENODEV` where this machine, booted like this, cannot give us EL2; `EBUSY` where somebody else has it.
-pub(crate) fn admit() -> Result<Machine> {
+pub(crate) fn admit() -> Result<Machine, Refused> {
     if !el1::at_el1() {
-        pr_err!("refused: the kernel itself runs at EL2 (VHE); boot with id_aa64mmfr1.vh=0\n");
-        return Err(ENODEV);
+        return Err(refuse!(
+            ENODEV,
+            "the kernel itself runs at EL2 (VHE); boot with id_aa64mmfr1.vh=0"
+        ));
     }
     if !has_el2() {
-        pr_err!("refused: this CPU has no EL2, or a hypervisor hides it; run on bare metal, or enable nested virtualisation (QEMU: -M virt,virtualization=on)\n");
-        return Err(ENODEV);
+        return Err(refuse!(
+            ENODEV,
+            "this CPU has no EL2, or a hypervisor hides it; run on bare metal, or enable nested virtualisation (QEMU: -M virt,virtualization=on)"
+        ));
     }
     // SAFETY: A read of a value that the kernel sets at boot.
     let conduit = unsafe { bindings::arm_smccc_1_1_get_conduit() };
     let by_hvc = conduit == bindings::arm_smccc_conduit_SMCCC_CONDUIT_HVC;
     if by_hvc || kernel_was_entered_at_el1() {
-        pr_err!("refused: the kernel was entered at EL1, so EL2 is not to be had; have the firmware enter the kernel at EL2\n");
-        return Err(ENODEV);
+        return Err(refuse!(
+            ENODEV,
+            "the kernel was entered at EL1, so EL2 is not to be had; have the firmware enter the kernel at EL2"
+        ));
     }
     if has_cap(bindings::ARM64_HAS_GIC_PRIO_MASKING) {
         // Interrupts would be masked in PSTATE around a guest, which such a kernel does not know as masked: it could
         // move the task to another CPU in between.
-        pr_err!("refused: the kernel masks interrupts by their priority; boot without irqchip.gicv3_pseudo_nmi=1\n");
-        return Err(ENODEV);
+        return Err(refuse!(
+            ENODEV,
+            "the kernel masks interrupts by their priority; boot without irqchip.gicv3_pseudo_nmi=1"
+        ));
     }
     if has_cap(bindings::ARM64_HAS_GICV5_CPUIF) {
         // Its CPU interface has registers of EL2 that are neither switched for a guest nor compared.
-        pr_err!("refused: the interrupt controller is a GICv5, which eltwo does not know; use a machine with a GICv2 or a GICv3\n");
-        return Err(ENODEV);
+        return Err(refuse!(
+            ENODEV,
+            "the interrupt controller is a GICv5, which eltwo does not know; use a machine with a GICv2 or a GICv3"
+        ));
     }
     match ask_owner() {
         Owner::Stub => {}
         Owner::Eltwo => {
-            pr_err!("refused: another eltwo owns EL2; remove it first\n");
-            return Err(EBUSY);
+            return Err(refuse!(EBUSY, "another eltwo owns EL2; remove it first"));
         }
         Owner::Other(answer) => {
-            pr_err!("refused: EL2 is owned by the kernel's KVM or another hypervisor (it answers {answer:#x}); boot with kvm-arm.mode=none\n");
-            return Err(EBUSY);
+            return Err(refuse!(
+                EBUSY,
+                "EL2 is owned by the kernel's KVM or another hypervisor (it answers {answer:#x}); boot with kvm-arm.mode=none"
+            ));
         }
     }
     machine()
 }
 
-fn machine() -> Result<Machine> {
-    let granule = Granule::from_shift(bindings::PAGE_SHIFT).ok_or(EINVAL)?;
+fn machine() -> Result<Machine, Refused> {
+    let granule = Granule::from_shift(bindings::PAGE_SHIFT)
+        .ok_or_else(|| EINVAL.tell("the size of pages"))?;
     let tcr_el1 = sysreg::tcr_el1();
     let lpa2 = tcr_el1 & tcr_el1::DS != 0;
     let large_va =

@@ -15,6 +15,11 @@ use kernel::{
     prelude::*, //
 };
 
+use super::refused::{
+    refuse,
+    Reason,
+    Refused, //
+};
 use crate::{
     bindings,
     common::{
@@ -41,7 +46,7 @@ impl Ram {
     /// # Errors
     ///
     /// `E2BIG`: there are more ranges than we have room for.
-    pub(crate) fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self, Refused> {
         let mut ram = Self {
             ranges: [RamRange::default(); MAX_RAM_RANGES],
             count: 0,
@@ -57,10 +62,9 @@ impl Ram {
                 Some(add_range),
             )
         })
-        .inspect_err(|error| {
-            if *error == E2BIG {
-                pr_err!("refused: RAM comes in more than {MAX_RAM_RANGES} pieces; raise MAX_RAM_RANGES in rust/common/shared.rs\n");
-            }
+        .map_err(|error| match error {
+            E2BIG => refuse!(E2BIG, "RAM comes in more than {MAX_RAM_RANGES} pieces; raise MAX_RAM_RANGES in rust/common/shared.rs"),
+            error => error.tell("the map of RAM"),
         })?;
         Ok(ram)
     }

@@ -13,6 +13,7 @@ use core::{
 };
 
 use kernel::{
+    alloc::Flags as Allocation,
     cpu::{
         nr_cpu_ids,
         CpuId, //
@@ -52,6 +53,7 @@ use super::{
     probe::Machine,
     provoke,
     ram::Ram,
+    refused::Refused,
     tables::{
         self,
         Tables, //
@@ -132,11 +134,10 @@ pub(crate) struct Service {
 
 impl Service {
     /// Builds everything that EL2 needs. No CPU is touched yet.
-    pub(crate) fn build(machine: Machine) -> Result<Arc<Self>> {
+    pub(crate) fn build(machine: Machine) -> Result<Arc<Self>, Refused> {
         let granule = machine.granule;
         let header = image::header(granule)?;
-        inject::check(Step::RamMap)?;
-        let ram = Ram::read()?;
+        let ram = inject::at(Step::RamMap, |_| Ram::read())?;
         let demand = Demand {
             granule,
             max_va_bits: machine.va_bits_max.into(),
@@ -147,27 +148,30 @@ impl Service {
             stack_pages: STACK_BYTES.div_ceil(granule.size()),
         };
         let reserved = Reserved::new(parameter(module_parameters::pool_kib.value()), &demand)?;
-        inject::check(Step::Layout)?;
-        let layout = tables::layout(&machine, &ram, reserved.image(), &demand)?;
-        inject::check(Step::Image)?;
+        let layout = inject::at(Step::Layout, |_| {
+            tables::layout(&machine, &ram, reserved.image(), &demand)
+        })?;
         let image = Image::new(header, reserved.image());
-        image.fill(layout.image().first())?;
+        inject::at(Step::Image, |_| image.fill(layout.image().first()))?;
         let (ranges, ram_count) = ram.table();
-        let pool = reserved.own(Facts {
-            image_id: image.identity()?,
-            pa_bits: u32::from(machine.pa_bits),
-            wide: machine.wide,
-            tlb: machine.tlb,
-            map: demand.map,
-            speculative_at: machine.speculative_at,
-            provoke: provoke::is_allowed(),
-            layout,
-            ram: *ranges,
-            ram_count,
+        let pool = inject::loading("the books of the pool", |_| {
+            reserved.own(Facts {
+                image_id: image.identity()?,
+                pa_bits: u32::from(machine.pa_bits),
+                wide: machine.wide,
+                tlb: machine.tlb,
+                map: demand.map,
+                speculative_at: machine.speculative_at,
+                provoke: provoke::is_allowed(),
+                layout,
+                ram: *ranges,
+                ram_count,
+            })
         })?;
         let tables = Tables::build(&machine, &layout, &image, &pool)?;
-        inject::check(Step::Contexts)?;
-        let cpus = prepare_cpus(&image, &tables, &pool)?;
+        let cpus = inject::at(Step::Contexts, |flags| {
+            prepare_cpus(&image, &tables, &pool, flags)
+        })?;
         clean_image(&machine, &image);
         let service = pin_init!(Self {
             machine,
@@ -360,14 +364,17 @@ fn clean_image(machine: &Machine, image: &Image) {
 }
 
 /// Fills the context of each possible CPU.
-fn prepare_cpus(image: &Image, tables: &Tables, pool: &HostPool) -> Result<KVVec<Cpu>> {
+fn prepare_cpus(
+    image: &Image,
+    tables: &Tables,
+    pool: &HostPool,
+    flags: Allocation,
+) -> Result<KVVec<Cpu>> {
     let header = image.header();
     let layout = tables.layout();
     let trampoline = layout.trampoline().first().raw();
     let shared_va = layout.linear_va(pool.shared_pa()?).ok_or(EFAULT)?;
-    let mut cpus = inject::loading("the list of CPUs", |flags| {
-        KVVec::with_capacity(nr_cpu_ids() as usize, flags)
-    })?;
+    let mut cpus = KVVec::with_capacity(nr_cpu_ids() as usize, flags)?;
     for number in 0..nr_cpu_ids() {
         let stack = layout.stack(number).ok_or(EFAULT)?;
         let place = layout.context(number).ok_or(EFAULT)?.first();

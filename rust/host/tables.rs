@@ -36,11 +36,9 @@ use crate::{
             LayoutInput,
             Region, //
         },
-        pgds::{
-            Pgds,
-            Plan, //
-        },
+        pgds::Plan,
         pgtable::{
+            Error as TableError,
             Geometry,
             HypAccess,
             Level,
@@ -56,9 +54,16 @@ use crate::{
         regs::tcr,
         shared::MapMode, //
     },
-    host::inject::{
-        self,
-        Step, //
+    host::{
+        inject::{
+            self,
+            Step, //
+        },
+        refused::{
+            refuse,
+            Reason,
+            Refused, //
+        },
     },
 };
 
@@ -88,13 +93,13 @@ fn memory(pool: &HostPool, granule: Granule) -> HostTables<'_> {
 ///
 /// # Errors
 ///
-/// `ENODEV`, with the reason in the kernel's log.
+/// `ENODEV` where it does not fit.
 pub(crate) fn layout(
     machine: &Machine,
     ram: &Ram,
     idmap: PhysAddr,
     demand: &Demand<'_>,
-) -> Result<Layout> {
+) -> Result<Layout, Refused> {
     let granule = machine.granule;
     let input = LayoutInput {
         granule,
@@ -103,17 +108,14 @@ pub(crate) fn layout(
         ram: ram
             .span()
             .and_then(|span| span.align_outward(granule.unit()))
-            .ok_or(EINVAL)?,
+            .ok_or_else(|| EINVAL.tell("the span of RAM"))?,
         image_granules: demand.image_pages as u32,
         cpus: demand.cpus as u32,
         stack_granules: demand.stack_pages as u32,
         // SAFETY: No precondition.
         seed: unsafe { crate::bindings::get_random_u64() },
     };
-    Layout::compute(&input).map_err(|error| {
-        pr_err!("refused: {}\n", format_args!("{error}"));
-        ENODEV
-    })
+    Layout::compute(&input).map_err(|error| refuse!(ENODEV, "{error}"))
 }
 
 /// Both PGDs, and what leads to them.
@@ -134,12 +136,11 @@ impl Tables {
         layout: &Layout,
         image: &Image,
         pool: &HostPool,
-    ) -> Result<Self> {
-        let output =
-            Output::new(machine.granule, machine.pa_bits.into(), machine.wide).ok_or(EINVAL)?;
-        let geometry =
-            Geometry::stage1(machine.granule, layout.va_bits(), output).map_err(to_errno)?;
-        inject::check(Step::BootTables)?;
+    ) -> Result<Self, Refused> {
+        let geometry = Output::new(machine.granule, machine.pa_bits.into(), machine.wide)
+            .ok_or(TableError::OutputRange)
+            .and_then(|output| Geometry::stage1(machine.granule, layout.va_bits(), output))
+            .map_err(|error| tell("the shape of EL2's tables", error))?;
         let facts = &pool.shared().facts;
         let plan = Plan {
             layout,
@@ -151,10 +152,9 @@ impl Tables {
             pool: &pool.shared().pool,
             meta: pool.meta(),
         };
-        let Pgds { boot, runtime } = plan
-            .build(&memory(pool, machine.granule))
-            .map_err(to_errno)?;
-        inject::check(Step::RuntimeTables)?;
+        let memory = memory(pool, machine.granule);
+        let boot = pgd(Step::BootTables, || plan.boot(&memory))?;
+        let runtime = pgd(Step::RuntimeTables, || plan.runtime(&memory))?;
         pool.shared()
             .runtime_pgd
             .store(runtime.root().raw(), Ordering::Relaxed);
@@ -165,6 +165,10 @@ impl Tables {
             Granule::K64 => tcr::TG0_64K,
         };
         let ds = if machine.lpa2 { tcr::DS } else { 0 };
+        let ttbr = |pgd: &PageTable<Stage1>| {
+            let ttbr = geometry.ttbr(pgd.root());
+            ttbr.ok_or_else(|| EFAULT.tell("TTBR0_EL2 of a PGD"))
+        };
         Ok(Self {
             layout: *layout,
             tcr: tcr::RES1
@@ -174,8 +178,8 @@ impl Tables {
                 | ds
                 | geometry.t0sz(),
             mair: machine.mair,
-            ttbr_boot: geometry.ttbr(boot.root()).ok_or(EFAULT)?,
-            ttbr_runtime: geometry.ttbr(runtime.root()).ok_or(EFAULT)?,
+            ttbr_boot: ttbr(&boot)?,
+            ttbr_runtime: ttbr(&runtime)?,
             boot,
             runtime,
         })
@@ -294,18 +298,23 @@ impl Tables {
     }
 }
 
-fn to_errno(error: crate::common::pgtable::Error) -> Error {
-    use crate::common::pgtable::Error as Table;
+/// Builds one of the PGDs. On request there is no page left for it.
+fn pgd(
+    step: Step,
+    build: impl FnOnce() -> Result<PageTable<Stage1>, TableError>,
+) -> Result<PageTable<Stage1>, Refused> {
+    inject::check(step)
+        .map_err(|_| TableError::NoMemory)
+        .and_then(|()| build())
+        .map_err(|error| tell(step.what(), error))
+}
+
+fn tell(what: &str, error: TableError) -> Refused {
     match error {
-        Table::NoMemory => {
-            pr_err!(
-                "refused: the pool has no page left for a table; load with a larger pool_kib\n"
-            );
-            ENOMEM
-        }
-        other => {
-            pr_err!("EL2 tables: {}\n", format_args!("{other}"));
-            EINVAL
-        }
+        TableError::NoMemory => refuse!(
+            ENOMEM,
+            "the pool has no page left for {what}; load with a larger pool_kib"
+        ),
+        error => refuse!(EINVAL, "{what}: {error}; please report this"),
     }
 }

@@ -18,8 +18,6 @@ use super::{
 /// The reason.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Trouble {
-    /// `fail_at` asked for it.
-    Injected,
     /// It cannot do what was chosen for all.
     Refused(Refusal),
     /// It has no EL2 below the kernel.
@@ -51,7 +49,6 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Injected => f.write_str("this step fails on request (fail_at)"),
             Self::Refused(refusal) => fmt::Display::fmt(&refusal, f),
             Self::NoEl2 => f.write_str("it has no EL2, as the others have; keep it offline"),
             Self::Answer(x0) | Self::NotReset(x0) => {

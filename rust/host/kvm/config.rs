@@ -25,7 +25,7 @@ use crate::{
         cpu::Cpu,
         inject::{
             self,
-            Step, //
+            Spoil, //
         },
         mitigation,
         probe, //
@@ -345,7 +345,7 @@ pub(super) fn has_fp_trap(context: &VcpuContext) -> bool {
 pub(super) fn give_fp(context: &mut VcpuContext) {
     context.config.flags |= 1 << flags::FP;
     // The trap is EL2's own too: while it stays, the switch of the registers is an exception.
-    if inject::check(Step::GuestSwitch).is_ok() {
+    if !inject::spoils(Spoil::GuestSwitch) {
         context.config.cptr &= !cptr::TFP;
     }
 }

@@ -34,6 +34,11 @@ use crate::{
     bindings,
     host::{
         inject,
+        refused::{
+            refuse,
+            Reason,
+            Refused, //
+        },
         THIS_MODULE, //
     },
 };
@@ -80,7 +85,7 @@ impl Device {
     /// # Errors
     ///
     /// `EBUSY` if somebody else has the minor number, `ENOMEM`.
-    pub(crate) fn new(system: Arc<System>) -> Result<Self> {
+    pub(crate) fn new(system: Arc<System>) -> Result<Self, Refused> {
         let device = Registered {
             misc: Opaque::new(bindings::miscdevice {
                 minor: bindings::KVM_MINOR as c_int,
@@ -93,12 +98,15 @@ impl Device {
         let device = inject::loading("the device", |flags| KBox::pin(device, flags))?;
         inject::loading("the registration of /dev/kvm", |_| {
             // SAFETY: The device is pinned and lives until `drop` has unregistered it.
-            to_result(unsafe { bindings::misc_register(device.misc.get()) })
-        })
-        .inspect_err(|error| {
-            if *error == EBUSY {
-                pr_err!("refused: somebody else provides /dev/kvm; remove that module, or boot with kvm-arm.mode=none\n");
-            }
+            to_result(unsafe { bindings::misc_register(device.misc.get()) }).map_err(|error| {
+                match error {
+                    EBUSY => refuse!(
+                        EBUSY,
+                        "somebody else provides /dev/kvm; remove that module, or boot with kvm-arm.mode=none"
+                    ),
+                    error => error.tell("the registration of /dev/kvm"),
+                }
+            })
         })?;
         Ok(Self(device))
     }

@@ -12,6 +12,7 @@ use core::{
 };
 
 use kernel::{
+    alloc::AllocError,
     cpu::nr_cpu_ids,
     new_mutex,
     prelude::*,
@@ -57,6 +58,11 @@ use crate::{
         inject,
         linear,
         probe,
+        refused::{
+            refuse,
+            Reason,
+            Refused, //
+        },
         service::Service,
         timing::IrqsMasked, //
     },
@@ -123,7 +129,7 @@ impl System {
     /// # Errors
     ///
     /// `ENOMEM`; `ENODEV` where the CPUs have too few VMIDs.
-    pub(crate) fn new(service: Arc<Service>) -> Result<Arc<Self>> {
+    pub(crate) fn new(service: Arc<Service>) -> Result<Arc<Self>, Refused> {
         let machine = &service.machine;
         let mmfr1 = probe::sanitised(probe::SYS_ID_AA64MMFR1_EL1);
         let wide_vmids = field(mmfr1, 4) == 2;
@@ -134,7 +140,8 @@ impl System {
         } else {
             machine.pa_size.min(5)
         };
-        let output = Output::new(machine.granule, machine.pa_bits.into(), wide).ok_or(EINVAL)?;
+        let output = Output::new(machine.granule, machine.pa_bits.into(), wide)
+            .ok_or_else(|| EINVAL.tell("the shape of stage 2"))?;
         let tg0 = match machine.granule {
             Granule::K4 => 0,
             Granule::K16 => vtcr::TG0_16K,
@@ -146,7 +153,8 @@ impl System {
             0
         };
         let vs = if wide_vmids { vtcr::VS } else { 0 };
-        let user_geometry = user_pages::geometry(machine)?;
+        let user_geometry = user_pages::geometry(machine)
+            .map_err(|error| error.tell("the shape of the kernel's tables"))?;
         let vmids = Vmids::new(wide_vmids)?;
         let granule = machine.granule;
         let system = pin_init!(Self {
@@ -426,24 +434,23 @@ unsafe impl Send for Vmids {}
 unsafe impl Sync for Vmids {}
 
 impl Vmids {
-    fn new(wide: bool) -> Result<Self> {
+    fn new(wide: bool) -> Result<Self, Refused> {
         let generation = Generation::new(wide);
         let cpus = nr_cpu_ids() as usize;
         if generation.vmids() <= cpus as u64 + 1 {
-            pr_err!(
-                "refused: {} VMIDs are too few for {cpus} CPUs; boot with a smaller nr_cpus=\n",
+            return Err(refuse!(
+                ENODEV,
+                "{} VMIDs are too few for {cpus} CPUs; boot with a smaller nr_cpus=",
                 generation.vmids()
-            );
-            return Err(ENODEV);
+            ));
         }
-        let mut active = inject::loading("the VMIDs that CPUs use", |flags| {
-            KVec::with_capacity(cpus, flags)
+        let active = inject::loading("the VMIDs that CPUs use", |flags| {
+            let mut active = KVec::with_capacity(cpus, flags)?;
+            for _ in 0..cpus {
+                active.push(AtomicU64::new(0), flags)?;
+            }
+            Ok::<_, AllocError>(active)
         })?;
-        for _ in 0..cpus {
-            active
-                .push_within_capacity(AtomicU64::new(0))
-                .map_err(|_| ENOMEM)?;
-        }
         let words = (generation.vmids() / 64) as usize;
         Ok(Self {
             books: UnsafeCell::new(Books::new(

@@ -219,6 +219,7 @@ unsafe fn insert(
         .and_then(|bytes| start.checked_add(bytes));
     match address {
         Some(address) if address < end => {
+            inject::step("a page of a vCPU in user space")?;
             // SAFETY: By the contract; the address is inside the area. The kernel takes a reference of its own.
             kernel::error::to_result(unsafe { bindings::vm_insert_page(vma, address, page) })
         }

@@ -126,6 +126,7 @@ const KERNEL_CRATES: &[&str] = &[
     "selftests/kmod/eltwo_e2h.rs",
     "selftests/kmod/eltwo_hooks.rs",
     "selftests/kmod/eltwo_panic.rs",
+    "selftests/kmod/eltwo_taken.rs",
 ];
 
 /// All that the groups of tests need to know.

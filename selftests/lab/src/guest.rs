@@ -36,6 +36,7 @@ use crate::{
     },
     initramfs::Initramfs,
     kselftest::KvmSelftests,
+    steps::Steps,
     ui::Ui, //
 };
 
@@ -131,6 +132,8 @@ pub struct Payload<'a> {
     pub test_modules: &'a [PathBuf],
     /// The program that is `/init` and all tests.
     pub init: &'a Path,
+    /// The steps of the module that the tests make fail.
+    pub steps: &'a Steps,
     /// The kernel's source tree, for its own selftests.
     pub source: &'a Path,
     /// The kernel's image, for kexec.
@@ -144,6 +147,7 @@ impl Payload<'_> {
         self.userland.add_to(&mut archive)?;
         archive.program_from("init", self.init)?;
         archive.program_from("eltwo.ko", self.module)?;
+        self.steps.add_to(&mut archive);
         for module in self.test_modules {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             archive.program_from(&name, module)?;

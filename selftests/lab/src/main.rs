@@ -37,7 +37,6 @@ mod sandbox;
 mod session;
 mod setup;
 mod soak;
-#[cfg(test)]
 mod steps;
 mod symvers;
 mod ui;

@@ -46,11 +46,12 @@ use crate::{
 pub const GUEST_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Modules that only tests load.
-const TEST_MODULES: [&str; 5] = [
+const TEST_MODULES: [&str; 6] = [
     "brd.ko",
     "eltwo_e2h.ko",
     "eltwo_hooks.ko",
     "eltwo_panic.ko",
+    "eltwo_taken.ko",
     "virtio_blk.ko",
 ];
 

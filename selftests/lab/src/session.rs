@@ -37,6 +37,7 @@ use crate::{
         Run, //
     },
     setup::Lab,
+    steps::Steps,
     ui::Step,
     verdict::Reader,
     vm::{
@@ -56,6 +57,8 @@ pub struct Session<'a> {
     modules: BTreeMap<String, Modules>,
     /// The program that is `/init` and all tests of the VM.
     init: PathBuf,
+    /// The steps of the module that can be made to fail.
+    steps: Steps,
     /// The kernel's KVM selftests, for the runs that need them.
     kvm_selftests: Option<KvmSelftests>,
 }
@@ -100,6 +103,7 @@ impl<'a> Session<'a> {
             cache,
             modules,
             init,
+            steps: Steps::read(checkout)?,
             kvm_selftests: None,
         })
     }
@@ -135,6 +139,7 @@ impl<'a> Session<'a> {
             module: &modules.products.module,
             test_modules: &modules.test_modules,
             init: &self.init,
+            steps: &self.steps,
             source: &self.lab.source.path(),
             image: &self.lab.kernel(run.flavour)?.image(),
         };

@@ -40,7 +40,7 @@ pub(crate) fn trouble(answer: u8) -> Result<(), Trouble> {
         WELL => Ok(()),
         FAULT => Err(Trouble::Fault),
         GONE => Err(Trouble::Gone),
-        _ => Err(Trouble::Injected),
+        _ => Err(Trouble::Answer(1)),
     }
 }
 

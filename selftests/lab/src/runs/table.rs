@@ -91,7 +91,7 @@ pub const RUNS: &[Run] = &[
     // Steps that fail do so alike on all machines.
     Run {
         name: "fail-at",
-        tests: &["fail_at"],
+        tests: &["fail_at", "refuse_taken"],
         timeout: Duration::from_secs(600),
         ..BASE
     },

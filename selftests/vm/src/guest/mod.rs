@@ -15,5 +15,6 @@ pub mod page;
 pub mod poll;
 pub mod printk;
 pub mod stat;
+pub mod steps;
 pub mod sve;
 pub mod vmcore;

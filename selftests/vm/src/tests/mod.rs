@@ -53,6 +53,7 @@ mod refuse;
 mod refuse_e2h;
 mod refuse_el1;
 mod refuse_kvm;
+mod refuse_taken;
 mod refuse_vhe;
 mod regs;
 mod selfcheck;
@@ -170,6 +171,7 @@ pub const PROGRAMS: &[Program] = &[
     special("refuse_kvm", 300, refuse_kvm::test),
     special("refuse_el1", 300, refuse_el1::test),
     special("refuse_e2h", 300, refuse_e2h::test),
+    special("refuse_taken", 300, refuse_taken::test),
     special("kexec", 300, kexec::test),
     special("kexec_second", 300, kexec_second::test),
     special("kdump", 300, kdump::test),
