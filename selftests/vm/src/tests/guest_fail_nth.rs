@@ -3,10 +3,14 @@
 //! Every step on the way to a running guest fails once: the call reports it, works when it is made again, and nothing is
 //! left behind if it is not.
 //!
-//! The steps are found by counting: the first one fails, then the second, until there is none any more.
+//! The steps are found by counting: the first one fails, then the second, until there is none any more. Those of the module have
+//! names, and each name in its source must be among them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{
+        BTreeMap,
+        BTreeSet, //
+    },
     fs::File,
     os::{
         fd::{
@@ -41,7 +45,9 @@ use crate::{
             rounds,
             Account, //
         },
-        module, //
+        kmsg::Log,
+        module,
+        steps, //
     },
     ktap::{
         note,
@@ -95,7 +101,7 @@ const ZONE: u64 = 0x0b00_0000;
 /// A function that user space may deny: SiP service calls, 32 bits.
 const DENIED: u64 = 0x8200_0001;
 
-/// Steps of the module are at least that many.
+/// Steps are at least that many.
 const AT_LEAST: u32 = 35;
 /// No row of calls has so many steps.
 const LAST: u32 = 20_000;
@@ -169,6 +175,10 @@ fn life(kvm: &Kvm, faults: &mut Faults) -> Result<()> {
         vcpus.push(Vcpu::new(fd, machine.ram.clone(), id)?);
     }
     devices(&machine, faults)?;
+    // Which stops the vCPUs.
+    faults.call("KVM_ARM_SET_COUNTER_OFFSET", || {
+        pass(&machine.vm, calls::SET_COUNTER_OFFSET, &[0, 0])
+    })?;
     statistics(&machine.vm, faults)?;
     statistics(&vcpus[0].fd, faults)?;
     run(&mut vcpus, faults)?;
@@ -291,16 +301,35 @@ fn logs(machine: &Machine, faults: &mut Faults) -> Result<()> {
     Ok(())
 }
 
+/// What has failed.
+#[derive(Default)]
+struct Seen {
+    /// How often each call failed, and how often it did not mind.
+    calls: BTreeMap<&'static str, (u32, u32)>,
+    /// The steps of the module.
+    steps: BTreeSet<String>,
+}
+
+impl Seen {
+    /// Takes note of the step that the module says to have failed.
+    fn read(&mut self, log: &mut Log) -> Result<()> {
+        let lines = log.eltwo()?;
+        let names = lines.iter().filter_map(|line| steps::requested(line));
+        self.steps.extend(names.map(str::to_string));
+        Ok(())
+    }
+}
+
 /// Each step fails in turn. Returns how many there are.
-fn rows(
-    kvm: &Kvm,
-    by: By,
-    then: Then,
-    calls: &mut BTreeMap<&'static str, (u32, u32)>,
-) -> Result<u32> {
+fn rows(kvm: &Kvm, by: By, then: Then, seen: &mut Seen) -> Result<u32> {
     for nth in 1..LAST {
         let mut faults = Faults::new(by, nth, then)?;
+        let mut log = Log::from_now()?;
         let outcome = life(kvm, &mut faults);
+        // The kernel has more to say about its own than the log holds.
+        if by == By::Module {
+            seen.read(&mut log)?;
+        }
         let requested = faults.failed().is_some();
         match outcome {
             Err(_) if requested && then == Then::GiveUp => {}
@@ -309,7 +338,7 @@ fn rows(
         let Some(call) = faults.hit() else {
             return Ok(nth - 1);
         };
-        let count = calls.entry(call).or_default();
+        let count = seen.calls.entry(call).or_default();
         count.0 += u32::from(requested);
         count.1 += u32::from(!requested);
     }
@@ -317,12 +346,13 @@ fn rows(
 }
 
 fn each(kvm: &Kvm, by: By) -> Result<()> {
-    let mut calls = BTreeMap::new();
-    let steps = rows(kvm, by, Then::Again, &mut calls)?;
+    let mut seen = Seen::default();
+    let steps = rows(kvm, by, Then::Again, &mut seen)?;
     note(format!(
-        "{steps} steps failed in turn; calls that failed and that did not mind:"
+        "{steps} steps failed in turn, with {} names; calls that failed and that did not mind:",
+        seen.steps.len()
     ));
-    for (call, (failed, not)) in &calls {
+    for (call, (failed, not)) in &seen.calls {
         note(format!("{call}: {failed}, {not}"));
         // What the module asks for it needs. The kernel's own allocations may have something to fall back to.
         ensure!(
@@ -331,11 +361,15 @@ fn each(kvm: &Kvm, by: By) -> Result<()> {
         );
     }
     ensure!(steps >= AT_LEAST, "only {steps} steps");
-    Ok(())
+    match by {
+        By::Module => steps::expect_all(steps::CALLS, &seen.steps),
+        // The kernel's have no names.
+        By::Kernel => Ok(()),
+    }
 }
 
 fn no_leak(kvm: &Kvm) -> Result<()> {
-    let round = || rows(kvm, By::Module, Then::GiveUp, &mut BTreeMap::new());
+    let round = || rows(kvm, By::Module, Then::GiveUp, &mut Seen::default());
     for _ in 0..WARM_UP {
         round()?;
     }
