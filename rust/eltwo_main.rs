@@ -90,7 +90,7 @@ module! {
         },
         fake_id: u32 {
             default: 0,
-            description: "Testing: the ID register that the CPU of fail_cpu gives a false value of (0: none; see rust/host/inject.rs)",
+            description: "Testing: the register that the CPU of fail_cpu gives a false value of (0: none; see rust/host/inject.rs)",
         },
         fake_value: u64 {
             default: 0,

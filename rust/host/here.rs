@@ -151,7 +151,7 @@ impl Here for OnCpu<'_> {
         mitigation::admit_this_cpu();
         inject::check_on(CpuStep::Save, number)?;
         // First: with E2H set the other registers mean something else, and what may be read is not known.
-        let hcr = self.read_at_stub(index::HCR as usize);
+        let hcr = inject::fake_hcr(number, self.read_at_stub(index::HCR as usize));
         if hcr & regs::hcr::E2H != 0 {
             return Err(Trouble::Refused(Refusal::E2h));
         }

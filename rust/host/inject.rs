@@ -265,13 +265,22 @@ fn fake(cpu: u32) -> Option<(u32, u64)> {
 }
 
 /// Replaces what `cpu` says about itself: `fake_id=N fake_value=V` on the CPU that `fail_cpu` names. N is 0 for nothing,
-/// 1 to 3 for ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1, 4 for ICH_VTR_EL2.
+/// 1 to 3 for ID_AA64MMFR0_EL1 to ID_AA64MMFR2_EL1, 4 for ICH_VTR_EL2, 5 for HCR_EL2 ([`fake_hcr`]), 6 for SCTLR_EL2.
 pub(crate) fn fake_id(cpu: u32, ids: &mut Ids) {
     match fake(cpu) {
         Some((1, value)) => ids.mmfr0 = value,
         Some((2, value)) => ids.mmfr1 = value,
         Some((3, value)) => ids.mmfr2 = value,
         Some((4, value)) => ids.ich_vtr = Some(value),
+        Some((6, value)) => ids.sctlr = value,
         _ => {}
+    }
+}
+
+/// HCR_EL2 of `cpu` as admission sees it.
+pub(crate) fn fake_hcr(cpu: u32, read: u64) -> u64 {
+    match fake(cpu) {
+        Some((5, value)) => value,
+        _ => read,
     }
 }

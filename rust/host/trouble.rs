@@ -7,15 +7,12 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::common::lifecycle::{
-    admission::Refusal,
-    Trouble, //
-};
+use crate::common::lifecycle::Trouble;
 
-/// What loading, or the hotplug of the CPU, fails with.
+/// What loading, or the hotplug of the CPU, fails with. Never `EBUSY`: the kernel would think that hotplug is off for a moment, and
+/// try six times (`cpu_subsys_online`, `drivers/base/cpu.c` of Linux).
 pub(crate) fn to_errno(trouble: Trouble) -> Error {
     match trouble {
-        Trouble::Refused(Refusal::MmuOn) => EBUSY,
         Trouble::Refused(_) | Trouble::NoEl2 => ENODEV,
         _ => EIO,
     }
