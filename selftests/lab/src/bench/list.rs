@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::{
     table::{
         Cells,
-        Difference,
         Ratio, //
     },
     Bench,
@@ -137,7 +136,6 @@ pub const BENCHES: [Bench; 3] = [
         runs: &[MAPS],
         columns: &[],
         cells: &[MAPS_CELLS],
-        differences: &[],
         ratios: &[],
     },
     Bench {
@@ -147,7 +145,6 @@ pub const BENCHES: [Bench; 3] = [
         runs: &[GUESTS_STOCK, GUESTS],
         columns: &[],
         cells: &[GUESTS_CELLS],
-        differences: &[],
         ratios: &[Ratio {
             title: "eltwo/stock",
             of: "eltwo",
@@ -161,24 +158,12 @@ pub const BENCHES: [Bench; 3] = [
         notes: &[
             "All CPUs together, from the start of the system call to its end; idle CPUs execute none.",
             "One machine and kernel, booted with kvm-arm.mode=nvhe (stock KVM) or none (all else).",
-            "init, reset: what online and offline cost more than with no KVM. reset alone: a hypercall.",
+            "init, reset: what the hypervisor does in online and offline. reset alone: a hypercall.",
             "bare: selfcheck=0, as the stock KVM compares no registers. checked: selfcheck=1, the default.",
         ],
         runs: &LIFECYCLE,
         columns: &["no KVM", "stock KVM", "eltwo bare", "eltwo checked"],
         cells: &LIFECYCLE_CELLS,
-        differences: &[
-            Difference {
-                name: "init",
-                of: "online",
-                beyond: "no KVM",
-            },
-            Difference {
-                name: "reset",
-                of: "offline",
-                beyond: "no KVM",
-            },
-        ],
         ratios: &[
             ratio("stock/none", "stock KVM", "no KVM"),
             ratio("bare/none", "eltwo bare", "no KVM"),

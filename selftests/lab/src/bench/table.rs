@@ -1,20 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The table of a bench: its figures as the VMs print them, what is derived of them, and how it looks.
+//! The table of a bench: its figures as the VMs print them, their ratios, and how it looks.
 
 /// How a line with a figure starts.
 const MARK: &str = "# BENCH ";
-
-/// A row that says how much more than one column the others are: those that end with `of` get such a row behind them.
-#[derive(Debug)]
-pub struct Difference {
-    /// What it is called, in the place of `of`.
-    pub name: &'static str,
-    /// End of the names of the rows that it is made of.
-    pub of: &'static str,
-    /// The column that is subtracted from each other one.
-    pub beyond: &'static str,
-}
 
 /// A column that says how much one column is of another.
 #[derive(Debug)]
@@ -97,21 +86,6 @@ impl Row {
         let figure = |column| -> Option<f64> { self.value(column)?.parse().ok() };
         Some(figure(of)? / figure(to)?)
     }
-
-    /// The row of `difference`, if this is one that it is made of. A figure that is not above that of column `beyond` gives none.
-    fn more(&self, difference: &Difference, beyond: usize) -> Option<Self> {
-        let start = self.name.strip_suffix(difference.of)?;
-        let figure = |column| -> Option<u64> { self.value(column)?.parse().ok() };
-        let more = |column| {
-            let more = figure(column)?.checked_sub(figure(beyond)?)?;
-            (column != beyond && more != 0).then(|| more.to_string())
-        };
-        Some(Self {
-            name: format!("{start}{}", difference.name),
-            unit: self.unit.clone(),
-            values: (0..self.values.len()).map(more).collect(),
-        })
-    }
 }
 
 /// The figures of a bench.
@@ -160,23 +134,6 @@ impl Table {
     fn value(&self, row: &str, column: &str) -> Option<&str> {
         let column = self.column(column)?;
         self.rows.iter().find(|one| one.name == row)?.value(column)
-    }
-
-    /// Adds the rows of `differences`.
-    pub fn add_differences(&mut self, differences: &[Difference]) {
-        for difference in differences {
-            let Some(beyond) = self.column(difference.beyond) else {
-                continue;
-            };
-            let add = |row: Row| {
-                let more = row.more(difference, beyond);
-                [Some(row), more].into_iter().flatten()
-            };
-            self.rows = std::mem::take(&mut self.rows)
-                .into_iter()
-                .flat_map(add)
-                .collect();
-        }
     }
 
     /// Adds a column for each of `ratios`. A row that lacks one of its figures gets none.
@@ -412,35 +369,6 @@ mod tests {
             "       none  first  second    first  other",
             "exit      -   2000     500     0.25      -",
             "fault     -     10       -        -      -",
-        ];
-        assert_eq!(table.lines(), expected);
-    }
-
-    #[test]
-    fn differences_stand_behind_what_they_are_made_of() {
-        let lines = [
-            "# BENCH none | 2 CPUs: offline | instructions | 1000",
-            "# BENCH none | 2 CPUs: online | instructions | 2000",
-            "# BENCH first | 2 CPUs: offline | instructions | 1300",
-            "# BENCH first | 2 CPUs: online | instructions | 2000",
-            "# BENCH second | 2 CPUs: offline | instructions | 999",
-            "# BENCH second | 4 CPUs: online | instructions | 5",
-        ];
-        let mut table = filled(Table::with_columns(&["first", "none"]), &lines);
-        let difference = |name, of, beyond| Difference { name, of, beyond };
-        table.add_differences(&[
-            difference("init", "online", "none"),
-            difference("reset", "offline", "none"),
-            difference("never", "offline", "no such"),
-        ]);
-        let expected = [
-            "                 first  none  second",
-            "2 CPUs: offline   1300  1000     999",
-            "2 CPUs: reset      300     -       -",
-            "2 CPUs: online    2000  2000       -",
-            "2 CPUs: init         -     -       -",
-            "4 CPUs: online       -     -       5",
-            "4 CPUs: init         -     -       -",
         ];
         assert_eq!(table.lines(), expected);
     }

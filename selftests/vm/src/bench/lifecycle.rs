@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! What it costs to take EL2 over and to give it back: insmod and rmmod, and CPUs that come and go, on eltwo, on the stock KVM,
-//! and on a kernel without either. The lab makes the costs of init and reset of them: what a CPU that comes or goes costs more
-//! with a hypervisor than without. Each figure of eltwo is taken twice: the stock KVM compares no registers.
+//! and on a kernel without either. Init and reset are what the hypervisor does when one CPU comes and goes. Each figure of eltwo is taken twice: the stock KVM compares no registers.
 //!
 //! QEMU counts the instructions of all CPUs as one, in the PMU of every CPU: a figure is what the whole machine executes from
 //! the start of a system call to its end, interrupts and other CPUs included. Idle time has no instructions. Every figure is
@@ -29,6 +28,7 @@ use nix::kmod::{
 use super::{
     figure,
     needs_counting,
+    steps::Steps,
     Counter, //
 };
 use crate::{
@@ -51,7 +51,9 @@ use crate::{
 /// How often the module is loaded.
 const LOADS: u32 = 5;
 /// How often a CPU goes and comes.
-const TRIPS: u32 = 8;
+const TRIPS: u32 = 100;
+/// How often it does so while single steps are measured: they hardly vary.
+const STEPPED: u32 = 20;
 /// Steps of a loop of two instructions.
 const STEPS: u64 = 5_000_000;
 
@@ -61,6 +63,9 @@ const SLEEP: Duration = Duration::from_millis(20);
 /// Columns. The lab's list of cells has the same, and the rows.
 const ALONE: &str = "no KVM";
 const STOCK: &str = "stock KVM";
+
+/// The hotplug state of the stock KVM.
+const STOCK_STATE: &str = "kvm/cpu";
 
 /// The columns of eltwo, by the module's parameters: without and with the comparison of all EL2 registers at each reset.
 const MODES: [(&str, &CStr); 2] = [
@@ -73,13 +78,15 @@ pub fn test() -> Test {
         .needs(needs_counting)
         .case("counter_counts_every_cpu", every_cpu);
     if host::is_reference() {
-        return test.case("hotplug_with_stock_kvm", stock);
+        return test
+            .case("hotplug_with_stock_kvm", stock)
+            .case("steps_with_stock_kvm", stock_steps);
     }
     let test = test.case("loading", loading);
     match cpu::secondaries() {
         // The only CPU cannot go offline.
         Ok(cpus) if cpus.is_empty() => test.case("reset", reset),
-        _ => test.case("hotplug", hotplug),
+        _ => test.case("hotplug", hotplug).case("steps", steps),
     }
 }
 
@@ -170,15 +177,36 @@ impl Trip {
     }
 }
 
+/// The number of the hotplug state whose name has `name`.
+fn state_of(name: &str) -> Result<u32> {
+    let states = cpu::hotplug_states()?;
+    let state = states.iter().find(|(_, other)| other.contains(name));
+    let (number, _) = state.with_context(|| format!("{name} does not follow CPUs: {states:?}"))?;
+    Ok(*number)
+}
+
 /// With nobody else's state there, the stock KVM would be compared as one that does nothing.
 fn stock() -> Result<()> {
-    let states = cpu::hotplug_states()?;
-    ensure!(
-        states.iter().any(|(_, name)| name.contains("kvm/cpu")),
-        "the stock KVM does not follow CPUs: {states:?}"
-    );
+    state_of(STOCK_STATE)?;
     let _pinned = Pinned::to(0)?;
     Trip::measure(&Counter::new()?)?.print(STOCK)
+}
+
+fn stock_steps() -> Result<()> {
+    print_steps(&Steps::new()?, STOCK, state_of(STOCK_STATE)?)
+}
+
+/// What the hypervisor does in `state` when the last CPU comes and goes: init and reset.
+fn print_steps(steps: &Steps, column: &str, state: u32) -> Result<()> {
+    let _pinned = Pinned::to(0)?;
+    let last = *cpu::online()?.last().context("no CPU is online")?;
+    let (mut init, mut reset) = (u64::MAX, u64::MAX);
+    for _ in 0..STEPPED {
+        reset = reset.min(steps.cost(state, || cpu::set_online(last, false))?);
+        init = init.min(steps.cost(state, || cpu::set_online(last, true))?);
+    }
+    figure_of(column, "init", init)?;
+    figure_of(column, "reset", reset)
 }
 
 /// insmod and rmmod, by the system calls alone.
@@ -207,6 +235,17 @@ fn hotplug() -> Result<()> {
     for (column, parameters) in MODES {
         let loaded = module::load_with(parameters.to_str()?)?;
         Trip::measure(&counter)?.print(column)?;
+        loaded.unload()?;
+    }
+    Ok(())
+}
+
+/// The hotplug steps of both modes.
+fn steps() -> Result<()> {
+    let steps = Steps::new()?;
+    for (column, parameters) in MODES {
+        let loaded = module::load_with(parameters.to_str()?)?;
+        print_steps(&steps, column, state_of("eltwo")?)?;
         loaded.unload()?;
     }
     Ok(())

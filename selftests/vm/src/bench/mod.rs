@@ -9,6 +9,7 @@
 pub mod guests;
 pub mod lifecycle;
 pub mod maps;
+mod steps;
 
 use std::{
     fmt::Display,
