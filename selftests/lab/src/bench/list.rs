@@ -149,7 +149,7 @@ pub const BENCHES: [Bench; 3] = [
             title: "eltwo/stock",
             of: "eltwo",
             to: "stock KVM",
-            limit: Some(1.0),
+            limits: &[("", 1.0)],
         }],
     },
     Bench {
@@ -165,19 +165,37 @@ pub const BENCHES: [Bench; 3] = [
         columns: &["no KVM", "stock KVM", "eltwo bare", "eltwo checked"],
         cells: &LIFECYCLE_CELLS,
         ratios: &[
-            ratio("stock/none", "stock KVM", "no KVM"),
-            ratio("bare/none", "eltwo bare", "no KVM"),
-            ratio("bare/stock", "eltwo bare", "stock KVM"),
-            ratio("checked/stock", "eltwo checked", "stock KVM"),
+            ratio("stock/none", "stock KVM", "no KVM", &[]),
+            // The whole of hotplug, in which CPUs wait for each other, differs by up to 8 % from one machine to the next.
+            ratio("bare/none", "eltwo bare", "no KVM", &[("offline", 1.15), ("online", 1.05)]),
+            // Init reads the registers that it will hand back, each by a stub call; the stock KVM hands back two that it knows.
+            ratio(
+                "bare/stock",
+                "eltwo bare",
+                "stock KVM",
+                &[(": init", 2.5), (": reset", 1.0)],
+            ),
+            // And reads them again, and says in the log that they are equal.
+            ratio(
+                "checked/stock",
+                "eltwo checked",
+                "stock KVM",
+                &[(": init", 2.5), (": reset", 8.0)],
+            ),
         ],
     },
 ];
 
-const fn ratio(title: &'static str, of: &'static str, to: &'static str) -> Ratio {
+const fn ratio(
+    title: &'static str,
+    of: &'static str,
+    to: &'static str,
+    limits: &'static [(&'static str, f64)],
+) -> Ratio {
     Ratio {
         title,
         of,
         to,
-        limit: None,
+        limits,
     }
 }

@@ -11,8 +11,15 @@ pub struct Ratio {
     pub title: &'static str,
     pub of: &'static str,
     pub to: &'static str,
-    /// What it may be at most, in every row that has it.
-    pub limit: Option<f64>,
+    /// What it may be at most, by the end of the row's name. The first that fits counts.
+    pub limits: &'static [(&'static str, f64)],
+}
+
+impl Ratio {
+    fn limit(&self, row: &str) -> Option<f64> {
+        let fits = |(end, _): &&(&str, f64)| row.ends_with(end);
+        self.limits.iter().find(fits).map(|(_, limit)| *limit)
+    }
 }
 
 /// Cells that a table must have: each of `rows` in each of `columns`.
@@ -168,14 +175,18 @@ impl Table {
         lost
     }
 
-    /// The cells that are there although `must` does not have them, in words.
+    /// The cells that are there although `must` does not have them, in words: one text for each row.
     pub fn unlisted(&self, must: &[Cells]) -> Vec<String> {
         let mut unlisted = Vec::new();
         for row in &self.rows {
-            for (column, value) in self.columns.iter().zip(&row.values) {
-                if value.is_some() && !must.iter().any(|cells| cells.has(&row.name, column)) {
-                    unlisted.push(format!("{}: a figure for {column}", row.name));
-                }
+            let is_listed = |column: &str| must.iter().any(|cells| cells.has(&row.name, column));
+            let there = self.columns.iter().zip(&row.values);
+            let columns: Vec<&str> = there
+                .filter(|(column, value)| value.is_some() && !is_listed(column))
+                .map(|(column, _)| column.as_str())
+                .collect();
+            if !columns.is_empty() {
+                unlisted.push(format!("{}: a figure for {}", row.name, columns.join(", ")));
             }
         }
         unlisted
@@ -186,13 +197,16 @@ impl Table {
         let mut wrong = Vec::new();
         for ratio in ratios {
             let columns = self.column(ratio.of).zip(self.column(ratio.to));
-            let (Some(limit), Some((of, to))) = (ratio.limit, columns) else {
+            let Some((of, to)) = columns else {
                 continue;
             };
             for row in &self.rows {
                 let (title, name) = (ratio.title, &row.name);
-                if let Some(value) = row.ratio(of, to).filter(|value| *value > limit) {
-                    wrong.push(format!("{title} of {name} is {value:.4}, above {limit}"));
+                match (row.ratio(of, to), ratio.limit(name)) {
+                    (Some(value), Some(limit)) if value > limit => {
+                        wrong.push(format!("{title} of {name} is {value:.4}, above {limit}"));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -356,7 +370,7 @@ mod tests {
             title,
             of,
             to,
-            limit: None,
+            limits: &[],
         };
         table.add_ratios(&[
             ratio("second/first", "second", "first"),
@@ -385,16 +399,23 @@ mod tests {
             "# BENCH to | hardly more | instructions | 2000",
         ];
         let table = filled(Table::default(), &lines);
-        let with = |limit| Ratio {
+        let with = |limits| Ratio {
             title: "of/to",
             of: "of",
             to: "to",
-            limit,
+            limits,
         };
         let expected = ["of/to of hardly more is 1.0005, above 1"];
-        assert_eq!(table.above_limits(&[with(Some(1.0))]), expected);
-        assert!(table.above_limits(&[with(Some(1.1))]).is_empty());
-        assert!(table.above_limits(&[with(None)]).is_empty());
+        assert_eq!(table.above_limits(&[with(&[("", 1.0)])]), expected);
+        assert_eq!(table.above_limits(&[with(&[("more", 1.0)])]), expected);
+        for no_limit in [
+            &[("", 1.1)][..],
+            &[("less", 1.0)],
+            &[("more", 1.1), ("", 1.0)],
+            &[],
+        ] {
+            assert!(table.above_limits(&[with(no_limit)]).is_empty());
+        }
     }
 
     #[test]
@@ -414,6 +435,7 @@ mod tests {
         let lines = [
             "# BENCH a | 1 CPU: insmod | instructions | 1",
             "# BENCH c | 1 CPU: insmod | instructions | 1",
+            "# BENCH d | 1 CPU: insmod | instructions | 1",
             "# BENCH c | rmmod | instructions | 1",
         ];
         let table = filled(Table::default(), &lines);
@@ -422,7 +444,7 @@ mod tests {
             "2 CPUs: insmod: no figure for a, b",
         ];
         assert_eq!(table.lost(&must), lost);
-        assert_eq!(table.unlisted(&must), ["1 CPU: insmod: a figure for c"]);
+        assert_eq!(table.unlisted(&must), ["1 CPU: insmod: a figure for c, d"]);
     }
 
     #[test]
