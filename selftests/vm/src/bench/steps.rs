@@ -11,6 +11,7 @@
 use std::fs;
 
 use anyhow::{
+    ensure,
     Context,
     Result, //
 };
@@ -71,6 +72,10 @@ impl Steps {
         let own = costs.iter().find(|(step, _)| *step == wanted);
         let (_, own) = own.with_context(|| format!("step {wanted} is not in the trace: {text}"))?;
         let least = costs.iter().map(|(_, cost)| *cost).min().unwrap_or(0);
+        ensure!(
+            *own > least,
+            "step {wanted} costs no more than its tracing: {text}"
+        );
         Ok(own - least)
     }
 }
