@@ -72,9 +72,11 @@ pub struct Model {
     pub guest: bool,
     /// By number.
     pub cpus: Vec<Cpu>,
-    /// CPUs that EL2 has handed back, while nobody has looked since. Who looks compares.
+    /// CPUs that EL2 has handed back, while nobody has looked since. Who notices compares.
     pub unseen: Vec<usize>,
-    /// CPUs whose register image must have been compared, and found equal, since [`Self::start_step`].
+    /// CPUs that have napped while unseen: they were compared then, without a word unless somebody had noticed before.
+    pub napped: Vec<usize>,
+    /// CPUs whose register image must have been compared, and found equal, since the log was last looked at.
     pub compared: Vec<usize>,
 }
 
@@ -86,18 +88,21 @@ impl Model {
             closed: false,
             guest: false,
             unseen: Vec::new(),
+            napped: Vec::new(),
             cpus: vec![Cpu::new(); count],
             compared: Vec::new(),
         }
     }
 
-    /// Forgets what was compared.
-    pub fn start_step(&mut self) {
-        self.compared.clear();
+    /// CPUs that are online.
+    pub fn online_cpus(&self) -> Vec<usize> {
+        (0..self.cpus.len())
+            .filter(|cpu| self.cpus[*cpu].online)
+            .collect()
     }
 
     /// CPUs that are online and in `state`.
-    fn online_in(&self, state: State) -> Vec<usize> {
+    pub fn online_in(&self, state: State) -> Vec<usize> {
         let numbered = self.cpus.iter().enumerate();
         numbered
             .filter(|(_, cpu)| cpu.online && cpu.state == state)
@@ -106,10 +111,35 @@ impl Model {
     }
 
     fn take_down(&mut self, cpu: usize) {
-        if self.cpus[cpu].state == State::Hyp {
+        let ours = self.cpus[cpu].state == State::Hyp;
+        if ours {
             self.cpus[cpu].down();
+        }
+        if ours || self.see(cpu) {
             self.compared.push(cpu);
         }
+    }
+
+    /// Whether `cpu` was unseen. It no longer is.
+    fn see(&mut self, cpu: usize) -> bool {
+        let place = self.unseen.iter().position(|unseen| *unseen == cpu);
+        place.map(|place| self.unseen.remove(place)).is_some()
+    }
+
+    /// Somebody looks at every CPU: what was unseen must have been compared.
+    pub fn see_all(&mut self) {
+        self.compared.append(&mut self.unseen);
+    }
+
+    /// Whether a comparison of `cpu` is no surprise, though it need not have been.
+    pub fn may_be_compared(&self, cpu: usize) -> bool {
+        self.unseen.contains(&cpu) || self.napped.contains(&cpu)
+    }
+
+    /// The log was read, with comparisons of the CPUs that `is_compared` says.
+    pub fn note_compared(&mut self, is_compared: impl Fn(usize) -> bool) {
+        self.unseen.retain(|cpu| !is_compared(*cpu));
+        self.napped.clear();
     }
 
     fn bring_up(&mut self, cpu: usize) {
@@ -145,7 +175,7 @@ impl Model {
         if !self.can_rmmod() {
             return;
         }
-        for cpu in self.online_in(State::Hyp) {
+        for cpu in self.online_cpus() {
             self.take_down(cpu);
         }
         self.loaded = false;
@@ -170,7 +200,9 @@ impl Model {
 
     /// A CPU loses its state for a moment, or almost; it is compared without a word.
     pub fn nap(&mut self, cpu: usize) {
-        self.unseen.retain(|unseen| *unseen != cpu);
+        if self.see(cpu) {
+            self.napped.push(cpu);
+        }
         if self.cpus[cpu].state == State::Hyp {
             self.cpus[cpu].down();
             self.cpus[cpu].up();
@@ -213,7 +245,7 @@ impl Model {
         self.cpus[cpu].state = State::Faulted;
         self.cpus[cpu].faults += 1;
         self.compared.push(cpu);
-        for other in self.online_in(State::Hyp) {
+        for other in self.online_cpus() {
             self.take_down(other);
         }
     }

@@ -309,12 +309,17 @@ fn stub_unknown(world: &mut World<'_>, target: usize) -> Result<()> {
 }
 
 fn fault(world: &mut World<'_>, target: usize) -> Result<()> {
+    provoke(world, target, "brk")
+}
+
+/// Asks `target` for an exception at EL2 of this kind, which a CPU takes whose EL2 is eltwo's.
+pub fn provoke(world: &World<'_>, target: usize, kind: &str) -> Result<()> {
     let wanted = match (world.model.loaded, world.model.cpus[target].state) {
         (false, _) => libc::ENOENT,
         (true, State::Hyp) => libc::EIO,
         (true, _) => libc::EBUSY,
     };
-    let error = cpu::on(target, || Ok(debugfs::write("provoke", "brk").err()))?;
+    let error = cpu::on(target, || Ok(debugfs::write("provoke", kind).err()))?;
     let errno = error.as_ref().and_then(std::io::Error::raw_os_error);
     ensure!(
         errno == Some(wanted),

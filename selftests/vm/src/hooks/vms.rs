@@ -30,15 +30,14 @@ use crate::{
             describe,
             Channel,
             Exit,
-            Vcpu, //
+            Vcpu,
+            FAIL_ENTRY, //
         },
     },
 };
 
 /// vCPUs of the guest.
 const VCPUS: u64 = 2;
-/// KVM_EXIT_FAIL_ENTRY: EL2 of the CPU is not the hypervisor's.
-const FAIL_ENTRY: u32 = 9;
 
 /// A VM whose vCPUs count, each in a thread of its own.
 pub struct Guest {

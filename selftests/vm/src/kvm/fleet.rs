@@ -2,7 +2,13 @@
 
 //! Machines that compute while something happens to them, and whether what they have computed is right.
 
+use std::{
+    thread,
+    time::Duration, //
+};
+
 use anyhow::{
+    bail,
     ensure,
     Context,
     Result, //
@@ -25,8 +31,14 @@ use super::{
     vcpu::{
         describe,
         Channel,
-        Exit, //
+        Exit,
+        Vcpu,
+        FAIL_ENTRY, //
     },
+};
+use crate::guest::cpu::{
+    self,
+    Pinned, //
 };
 
 /// Rounds that each vCPU must have done at least: as many before what happens to it as after.
@@ -40,6 +52,39 @@ struct Worker {
     offset: u64,
     seed: u64,
     machine: usize,
+}
+
+/// What a vCPU does on a CPU whose EL2 is not the hypervisor's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// There must be none.
+    Fails,
+    /// It goes on on another one, as a VMM would.
+    MovesOn,
+}
+
+/// A thread that goes from CPU to CPU.
+#[derive(Default)]
+struct Wanderer {
+    place: Option<Pinned>,
+    moves: usize,
+}
+
+impl Wanderer {
+    fn move_on(&mut self) -> Result<()> {
+        // The old place is forgotten first: each of them puts back what it has found.
+        drop(self.place.take());
+        let online = cpu::online()?;
+        let at = self.moves % online.len();
+        if at == 0 {
+            // None of them will have it, so that there is no hurry.
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.moves += 1;
+        // Where that CPU has gone offline since, the next one is tried.
+        self.place = Pinned::to(online[at]).ok();
+        Ok(())
+    }
 }
 
 /// Machines whose vCPUs all compute.
@@ -73,6 +118,16 @@ impl Size {
 impl Fleet {
     /// Starts the machines; `memory` makes the memory of each.
     pub fn start(kvm: &Kvm, size: Size, memory: impl Fn(usize) -> Result<Ram>) -> Result<Self> {
+        Self::start_with(kvm, size, memory, Refused::Fails)
+    }
+
+    /// As [`Self::start`], with a word on CPUs whose EL2 is not the hypervisor's.
+    pub fn start_with(
+        kvm: &Kvm,
+        size: Size,
+        memory: impl Fn(usize) -> Result<Ram>,
+        refused: Refused,
+    ) -> Result<Self> {
         let mut fleet = Self {
             machines: Vec::new(),
             workers: Vec::new(),
@@ -81,7 +136,9 @@ impl Fleet {
         for index in 0..size.machines {
             let machine = Machine::with_ram(kvm, memory(size.bytes())?)?;
             for id in 0..size.vcpus {
-                fleet.workers.push(worker(&machine, index, id, size)?);
+                fleet
+                    .workers
+                    .push(worker(&machine, index, id, size, refused)?);
             }
             fleet.machines.push(machine);
         }
@@ -139,7 +196,13 @@ impl Fleet {
     }
 }
 
-fn worker(machine: &Machine, index: usize, id: usize, size: Size) -> Result<Worker> {
+fn worker(
+    machine: &Machine,
+    index: usize,
+    id: usize,
+    size: Size,
+    refused: Refused,
+) -> Result<Worker> {
     let mut vcpu = machine.vcpu(id as u64)?;
     let seed = (index * 16 + id + 1) as u64;
     let words = size.words as u64;
@@ -147,13 +210,7 @@ fn worker(machine: &Machine, index: usize, id: usize, size: Size) -> Result<Work
     let arguments = [BASE + offset, words, 0, seed, size.pause];
     vcpu.start(Program::Compute, &arguments)?;
     let channel = vcpu.channel();
-    let runner = Runner::start(vcpu, |vcpu| loop {
-        match vcpu.run() {
-            Exit::Done(result) => return Ok(result),
-            Exit::Interrupted => {}
-            exit => anyhow::bail!("{}", describe(&exit)),
-        }
-    })?;
+    let runner = Runner::start(vcpu, move |vcpu| compute(vcpu, refused))?;
     Ok(Worker {
         runner,
         channel,
@@ -161,6 +218,20 @@ fn worker(machine: &Machine, index: usize, id: usize, size: Size) -> Result<Work
         seed,
         machine: index,
     })
+}
+
+/// Runs a vCPU until its program ends.
+fn compute(vcpu: &mut Vcpu, refused: Refused) -> Result<u64> {
+    let mut wanderer = Wanderer::default();
+    loop {
+        match vcpu.run() {
+            Exit::Done(result) => return Ok(result),
+            Exit::Interrupted => {}
+            Exit::Other(FAIL_ENTRY) if refused == Refused::MovesOn => wanderer.move_on()?,
+            Exit::Failed(errno) => return Err(errno).context("KVM_RUN"),
+            exit => bail!("{}", describe(&exit)),
+        }
+    }
 }
 
 /// Lets a fleet work while `trouble` goes on, which gets it; then checks its results.

@@ -20,6 +20,16 @@ pub unsafe fn ioctl(fd: &impl AsRawFd, request: u32, argument: u64) -> Result<i3
     Errno::result(result)
 }
 
+/// The error number at the root of `error`, if it comes from the kernel.
+pub fn errno_of(error: &anyhow::Error) -> Option<Errno> {
+    let root = error.root_cause();
+    let of_ioctl = || {
+        root.downcast_ref::<kvm_ioctls::Error>()
+            .map(|error| Errno::from_raw(error.errno()))
+    };
+    root.downcast_ref().copied().or_else(of_ioctl)
+}
+
 /// The error number of a call of `kvm-ioctls`.
 pub fn errno<T>(result: Result<T, kvm_ioctls::Error>) -> Result<T, Errno> {
     result.map_err(|error| Errno::from_raw(error.errno()))

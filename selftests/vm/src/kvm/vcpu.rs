@@ -33,6 +33,9 @@ use super::{
 /// PSTATE of a vCPU after reset: EL1h, all exceptions masked.
 pub const RESET_PSTATE: u64 = 0x3c5;
 
+/// KVM_EXIT_FAIL_ENTRY, in [`Exit::Other`]: EL2 of the CPU is not the hypervisor's.
+pub const FAIL_ENTRY: u32 = 9;
+
 /// Why a vCPU came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {

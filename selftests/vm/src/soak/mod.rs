@@ -27,7 +27,6 @@ use std::{
 
 use anyhow::{
     bail,
-    ensure,
     Context,
     Result, //
 };
@@ -36,19 +35,19 @@ use nix::sys::signal::Signal;
 use crate::{
     guest::{
         cpu,
-        debugfs,
-        kmsg::Log,
+        fault,
         module,
         poll, //
     },
     hooks::{
-        helper::{
-            Hooks,
-            Owner, //
+        model::State,
+        table,
+        world::{
+            Ground,
+            Look,
+            World, //
         },
-        table, //
     },
-    tests::equal_images,
 };
 
 use random::Random;
@@ -59,12 +58,15 @@ use troop::{
 
 /// How long rmmod may be put off by what is being closed.
 const RMMOD_LIMIT: Duration = Duration::from_secs(20);
-/// CPU PM calls, of which one is taken at random.
-const NAPS: [&str; 4] = [
-    "enter exit",
-    "fail",
-    "exit enter enter exit exit",
-    "enter cluster-enter cluster-exit exit",
+/// Hooks of one CPU, of which one is taken at random: CPU PM, and calls of the kernel's stub.
+const NAPS: [&str; 4] = ["cpu_pm", "cpu_pm_failed", "cpu_pm_nested", "cluster_pm"];
+const STUB_CALLS: [&str; 6] = [
+    "stub_0",
+    "stub_1",
+    "stub_2",
+    "stub_3",
+    "stub_4",
+    "stub_unknown",
 ];
 /// Steps after which the machine is looked at closely.
 const CLOSE_LOOK: u64 = 16;
@@ -77,6 +79,8 @@ pub struct Counts {
     /// CPUs that went or came.
     pub transitions: AtomicU64,
     naps: u64,
+    stub_calls: u64,
+    faults: u64,
     sleeps: u64,
     vms: u64,
     signals: u64,
@@ -89,11 +93,13 @@ impl Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} steps: {} loads, {} hotplug transitions, {} CPU PM calls, {} times asleep, {} VMs, {} signals, {} times short of memory",
+            "{} steps: {} loads, {} hotplug transitions, {} CPU PM calls, {} stub calls, {} faults, {} times asleep, {} VMs, {} signals, {} times short of memory",
             self.steps,
             self.loads,
             self.transitions.load(Relaxed),
             self.naps,
+            self.stub_calls,
+            self.faults,
             self.sleeps,
             self.vms,
             self.signals,
@@ -107,9 +113,9 @@ type Step<S> = fn(&mut S) -> Result<()>;
 
 /// A soak.
 pub struct Soak<'a> {
-    hooks: &'a Hooks,
+    /// The machine, and what the state of every CPU must be.
+    world: World<'a>,
     random: Random,
-    log: Log,
     cpus: Vec<usize>,
     troop: Troop,
     /// What has been done.
@@ -118,11 +124,13 @@ pub struct Soak<'a> {
 
 impl<'a> Soak<'a> {
     /// The steps, and how often each comes among all. What takes seconds comes seldom.
-    const STEPS: [(usize, Step<Self>); 10] = [
+    const STEPS: [(usize, Step<Self>); 12] = [
         (60, Self::move_cpus),
         (28, Self::load_or_unload),
         (10, Self::nap),
-        (8, Self::start_a_vm),
+        (10, Self::call_the_stub),
+        (4, Self::fault),
+        (10, Self::start_a_vm),
         (3, Self::kill_one),
         (6, Self::send_a_signal),
         (1, Self::want_memory),
@@ -132,20 +140,27 @@ impl<'a> Soak<'a> {
     ];
 
     /// A soak that nothing has been done of. All CPUs are online, and the module is not loaded.
-    pub fn new(hooks: &'a Hooks, seed: u64) -> Result<Self> {
+    pub fn new(ground: &'a Ground, seed: u64) -> Result<Self> {
         Ok(Self {
-            hooks,
+            world: World::new(ground)?,
             random: Random::new(seed),
-            log: Log::from_now()?,
             cpus: cpu::secondaries()?,
             troop: Troop::default(),
             counts: Counts::default(),
         })
     }
 
-    /// VMs that computed to their end and were right, and VMs that were killed.
-    pub fn vms(&self) -> (u64, u64) {
-        (self.troop.finished, self.troop.killed)
+    /// What became of the VMs.
+    pub fn vms(&self) -> String {
+        let Troop {
+            finished,
+            killed,
+            dead,
+            ..
+        } = &self.troop;
+        format!(
+            "{finished} VMs computed to their end, {killed} were killed, {dead} ended by a fault"
+        )
     }
 
     /// Does one of the steps.
@@ -164,48 +179,52 @@ impl<'a> Soak<'a> {
         if self.counts.steps % CLOSE_LOOK == 0 {
             self.look()?;
         }
-        equal_images(&self.log.eltwo()?).map(drop)
+        self.world.check_log()
     }
 
-    /// Every CPU that is online is eltwo's while the module is loaded, and the stub's otherwise.
-    fn look(&self) -> Result<()> {
-        let loaded = module::is_loaded()?;
-        let owner = match loaded {
-            true => Owner::Eltwo,
-            false => Owner::Stub,
-        };
-        self.hooks.expect_owner_of_all(owner)?;
-        if !loaded {
-            return module::nothing_left();
+    /// Every CPU, its counters and the owner of its EL2 are as the model says.
+    fn look(&mut self) -> Result<()> {
+        self.world.check(Look::Close)?;
+        match self.world.model.loaded {
+            true => Ok(()),
+            false => module::nothing_left(),
         }
-        debugfs::expect_online_are_hyp()?;
-        let rows = debugfs::cpus()?;
-        let odd = rows
-            .iter()
-            .find(|row| row.faults != 0 || row.inits < row.resets);
-        ensure!(odd.is_none(), "{odd:?}");
-        Ok(())
     }
 
     fn move_cpus(&mut self) -> Result<()> {
         for _ in 0..=self.random.below(6) {
             let cpu = self.random.pick(&self.cpus);
-            let on = cpu::online()?.contains(&cpu);
-            cpu::set_online(cpu, !on)?;
+            if self.world.model.cpus[cpu].online {
+                self.prepare_to_lose(cpu)?;
+                cpu::set_online(cpu, false)?;
+                self.world.model.offline(cpu);
+            } else {
+                cpu::set_online(cpu, true)?;
+                self.world.model.online(cpu);
+            }
             self.counts.transitions.fetch_add(1, Relaxed);
         }
         Ok(())
     }
 
+    /// The VMs end before the last CPU goes that can run them.
+    fn prepare_to_lose(&mut self, cpu: usize) -> Result<()> {
+        match self.world.model.online_in(State::Hyp) == [cpu] {
+            true => self.troop.kill_all(),
+            false => Ok(()),
+        }
+    }
+
     fn load_or_unload(&mut self) -> Result<()> {
-        match module::is_loaded()? {
+        match self.world.model.loaded {
             true => self.unload(),
             false => self.load(),
         }
     }
 
     fn load(&mut self) -> Result<()> {
-        module::load()?.keep();
+        fault::load()?.keep();
+        self.world.model.insmod();
         self.counts.loads += 1;
         Ok(())
     }
@@ -216,21 +235,62 @@ impl<'a> Soak<'a> {
             self.troop.wait_for_vms()?;
         }
         self.troop.kill_all()?;
-        poll::until(RMMOD_LIMIT, module::unload)
-    }
-
-    fn nap(&mut self) -> Result<()> {
-        let cpu = self.random.pick(&cpu::online()?);
-        let steps = self.random.pick(&NAPS);
-        self.hooks.run(cpu, steps)?;
-        self.counts.naps += 1;
+        poll::until(RMMOD_LIMIT, module::unload)?;
+        self.world.model.rmmod();
         Ok(())
     }
 
-    fn start_a_vm(&mut self) -> Result<()> {
-        if !module::is_loaded()? {
-            self.load()?;
+    /// Loads the module, again if no CPU is eltwo's any more, so that VMs can run.
+    fn make_ready(&mut self) -> Result<()> {
+        if !self.world.model.online_in(State::Hyp).is_empty() {
+            return Ok(());
         }
+        if self.world.model.loaded {
+            self.unload()?;
+        }
+        self.load()
+    }
+
+    fn pick_cpu(&mut self) -> usize {
+        self.random.pick(&self.world.model.online_cpus())
+    }
+
+    fn nap(&mut self) -> Result<()> {
+        let cpu = self.pick_cpu();
+        let hook = table::named(self.random.pick(&NAPS))?;
+        self.counts.naps += 1;
+        self.world.step_on(cpu, hook, Look::FromAfar)
+    }
+
+    /// Half of the time it is left to what comes next to notice what EL2 has handed back.
+    fn call_the_stub(&mut self) -> Result<()> {
+        let cpu = self.pick_cpu();
+        let hook = table::named(self.random.pick(&STUB_CALLS))?;
+        let look = self.random.pick(&[Look::Close, Look::FromAfar]);
+        self.prepare_to_lose(cpu)?;
+        self.counts.stub_calls += 1;
+        self.world.step_on(cpu, hook, look)
+    }
+
+    /// An exception at EL2, which ends all VMs. The module stays, and takes neither CPUs nor VMs until it is loaded again.
+    fn fault(&mut self) -> Result<()> {
+        self.start_a_vm()?;
+        // Wherever the VM has got to.
+        thread::sleep(Duration::from_millis(self.random.below(60) as u64));
+        let cpu = self.pick_cpu();
+        let kind = self.random.pick(&fault::KINDS);
+        table::provoke(&self.world, cpu, kind.name).with_context(|| kind.name)?;
+        self.world.model.fault(cpu);
+        // A CPU that is the stub's takes none.
+        if self.world.model.closed {
+            self.counts.faults += 1;
+            self.troop.bury_vms()?;
+        }
+        self.look()
+    }
+
+    fn start_a_vm(&mut self) -> Result<()> {
+        self.make_ready()?;
         // Drawn in any case, or how long VMs live would decide what comes next.
         let size = 1 + self.random.below(20) as u64;
         if self.troop.vms() < MOST_VMS {
@@ -275,17 +335,19 @@ impl<'a> Soak<'a> {
     /// CPUs come and go while the module is loaded and unloaded. In which order is for the machine to say.
     fn storm(&mut self) -> Result<()> {
         const LOADS: u64 = 3;
-        if module::is_loaded()? {
+        if self.world.model.loaded {
             self.unload()?;
         }
         let cpu = self.random.pick(&self.cpus);
+        let at_first = self.world.model.cpus[cpu].online;
         let over = AtomicBool::new(false);
         let transitions = &self.counts.transitions;
         thread::scope(|scope| {
             let mover = scope.spawn(|| -> Result<()> {
-                while !over.load(Relaxed) {
-                    let on = cpu::online()?.contains(&cpu);
-                    cpu::set_online(cpu, !on)?;
+                let mut on = at_first;
+                while !over.load(Relaxed) || on != at_first {
+                    on = !on;
+                    cpu::set_online(cpu, on)?;
                     transitions.fetch_add(1, Relaxed);
                 }
                 Ok(())
@@ -305,7 +367,7 @@ impl<'a> Soak<'a> {
             }
         })?;
         self.counts.loads += LOADS;
-        Ok(())
+        self.world.skip_log()
     }
 
     fn suspend(&mut self) -> Result<()> {
@@ -315,16 +377,15 @@ impl<'a> Soak<'a> {
 
     fn syscore(&mut self) -> Result<()> {
         self.counts.sleeps += 1;
-        table::hibernate_up_to_core()
+        table::hibernate_up_to_core()?;
+        self.world.model.system_nap();
+        Ok(())
     }
 
     /// Ends all that runs, unloads the module and brings all CPUs online.
     pub fn end(&mut self) -> Result<()> {
         self.troop.kill_all()?;
-        if module::is_loaded()? {
-            poll::until(RMMOD_LIMIT, module::unload)?;
-        }
-        cpu::bring_online(&self.cpus)?;
+        self.world.finish()?;
         self.look()
     }
 

@@ -3,18 +3,21 @@
 //! Processes that run beside a soak: VMs, and programs that want memory.
 
 use std::{
-    slice,
-    thread,
-    time::Duration, //
+    process, slice, thread,
+    time::{
+        Duration,
+        Instant, //
+    },
 };
 
 use anyhow::{
-    ensure,
+    bail,
     Context,
     Result, //
 };
 use kvm_ioctls::Kvm;
 use nix::{
+    errno::Errno,
     sys::{
         signal::{
             kill,
@@ -30,13 +33,18 @@ use nix::{
 };
 
 use crate::{
-    guest::child,
+    guest::{
+        child,
+        poll::patient, //
+    },
     kvm::{
         fleet::{
             Fleet,
+            Refused,
             Size, //
         },
         ram::Ram,
+        raw, //
     },
 };
 
@@ -49,6 +57,10 @@ const SIZE: Size = Size {
 };
 /// Most VMs at a time.
 pub const MOST_VMS: usize = 3;
+/// The exit status of a VM that the host has declared dead: it got `EIO`.
+const DEAD: i32 = Errno::EIO as i32;
+/// How long a VM may take to find that it is dead.
+const LIMIT: Duration = Duration::from_secs(20);
 const KIB: usize = 1 << 10;
 const PAGE: usize = 4 * KIB;
 
@@ -66,6 +78,8 @@ pub struct Troop {
     pub finished: u64,
     /// VMs that were killed.
     pub killed: u64,
+    /// VMs that a fault at EL2 has ended.
+    pub dead: u64,
 }
 
 impl Troop {
@@ -76,10 +90,9 @@ impl Troop {
 
     /// Starts a VM that computes `rounds` rounds and checks its result.
     pub fn start_vm(&mut self, rounds: u64) -> Result<()> {
-        let pid = child::start(|| {
-            let fleet = Fleet::start(&Kvm::new().context("/dev/kvm")?, SIZE, Ram::new)?;
-            fleet.advance(rounds)?;
-            fleet.finish().map(drop)
+        let pid = child::start(|| match compute(rounds) {
+            Err(error) if raw::errno_of(&error) == Some(Errno::EIO) => process::exit(DEAD),
+            result => result,
         })?;
         self.members.push(Member { pid, is_vm: true });
         Ok(())
@@ -124,17 +137,39 @@ impl Troop {
     }
 
     fn count(&mut self, member: &Member, status: WaitStatus) -> Result<()> {
-        let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
-        ensure!(
-            killed || matches!(status, WaitStatus::Exited(_, 0)),
-            "a {} ended with {status:?}",
-            if member.is_vm { "VM" } else { "program" }
-        );
-        if member.is_vm {
-            self.finished += u64::from(!killed);
-            self.killed += u64::from(killed);
+        let number = match status {
+            WaitStatus::Exited(_, 0) => &mut self.finished,
+            WaitStatus::Signaled(_, Signal::SIGKILL, _) => &mut self.killed,
+            _ => bail!(
+                "a {} ended with {status:?}",
+                if member.is_vm { "VM" } else { "program" }
+            ),
+        };
+        *number += u64::from(member.is_vm);
+        Ok(())
+    }
+
+    /// After a fault at EL2: every VM ends by itself, with `EIO` unless it was through already.
+    pub fn bury_vms(&mut self) -> Result<()> {
+        let deadline = Instant::now() + patient(LIMIT);
+        for member in self.take_vms() {
+            match wait_until(member.pid, deadline)? {
+                WaitStatus::Exited(_, DEAD) => self.dead += 1,
+                WaitStatus::StillAlive => {
+                    self.end(slice::from_ref(&member))?;
+                    bail!("a VM goes on after the fault");
+                }
+                status => self.count(&member, status)?,
+            }
         }
         Ok(())
+    }
+
+    fn take_vms(&mut self) -> Vec<Member> {
+        let all = std::mem::take(&mut self.members);
+        let (vms, others) = all.into_iter().partition(|member| member.is_vm);
+        self.members = others;
+        vms
     }
 
     /// Kills the member `number`, counted modulo their number, and waits for its end.
@@ -148,10 +183,7 @@ impl Troop {
 
     /// Waits until every VM has computed to its end.
     pub fn wait_for_vms(&mut self) -> Result<()> {
-        let all = std::mem::take(&mut self.members);
-        let (vms, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|member| member.is_vm);
-        self.members = others;
-        for member in vms {
+        for member in self.take_vms() {
             let status = waitpid(member.pid, None)?;
             self.count(&member, status)?;
         }
@@ -173,6 +205,25 @@ impl Troop {
             self.count(member, status)?;
         }
         Ok(())
+    }
+}
+
+/// Lets a VM compute `rounds` rounds, and checks its result.
+fn compute(rounds: u64) -> Result<()> {
+    let kvm = Kvm::new().context("/dev/kvm")?;
+    let fleet = Fleet::start_with(&kvm, SIZE, Ram::new, Refused::MovesOn)?;
+    fleet.advance(rounds)?;
+    fleet.finish().map(drop)
+}
+
+/// Waits for the end of a process, or until `deadline`.
+fn wait_until(pid: Pid, deadline: Instant) -> Result<WaitStatus> {
+    loop {
+        let status = waitpid(pid, Some(WaitPidFlag::WNOHANG))?;
+        if status != WaitStatus::StillAlive || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -25,11 +25,9 @@ use super::{
 use crate::{
     guest::account::Account,
     hooks::{
-        helper::{
-            self,
-            Hooks, //
-        },
-        table, //
+        helper,
+        table,
+        world, //
     },
     ktap::{
         note,
@@ -58,7 +56,7 @@ const FEWEST_STEPS: u64 = 50;
 
 /// What the cases share.
 struct Ground {
-    hooks: Hooks,
+    world: world::Ground,
     stock: Stock,
     account: Account,
 }
@@ -72,16 +70,16 @@ pub fn test() -> Test {
         .needs(table::can_sleep)
         .case("warm_up", move || {
             accept_kicks()?;
-            let hooks = Hooks::load()?;
-            let mut soak = Soak::new(&hooks, WARM_UP_SEED)?;
+            let world = world::Ground::prepare()?;
+            let mut soak = Soak::new(&world, WARM_UP_SEED)?;
             let result = soak.run(WARM_UP, |_| true);
             let end = soak.end();
             result.and(end)?;
             drop(soak);
-            let stock = Stock::take(&hooks)?;
+            let stock = Stock::take(&world.hooks)?;
             let account = Account::take()?;
             *first.borrow_mut() = Some(Ground {
-                hooks,
+                world,
                 stock,
                 account,
             });
@@ -102,7 +100,7 @@ fn run(ground: &Ground) -> Result<()> {
     let seed = orders.seed;
     note(format!("soak: seed {seed}"));
     let start = Instant::now();
-    let mut soak = Soak::new(&ground.hooks, seed)?;
+    let mut soak = Soak::new(&ground.world, seed)?;
     let mut last = start;
     let result = soak.run(orders.time, |counts| {
         if last.elapsed() >= PROGRESS {
@@ -116,16 +114,13 @@ fn run(ground: &Ground) -> Result<()> {
     let end = soak.end();
     let minutes = start.elapsed().as_secs_f64() / 60.0;
     note(format!("soak: {minutes:.1} minutes, {}", soak.counts));
-    let (finished, killed) = soak.vms();
-    note(format!(
-        "soak: {finished} VMs computed to their end, {killed} were killed"
-    ));
+    note(format!("soak: {}", soak.vms()));
     result.with_context(|| format!("seed {seed}"))?;
     end.with_context(|| format!("at the end, seed {seed}"))
 }
 
 fn compare(ground: &Ground) -> Result<()> {
-    let stock = Stock::take(&ground.hooks)?;
+    let stock = Stock::take(&ground.world.hooks)?;
     note(format!("soak: {}", stock.figures()));
     ensure!(
         stock == ground.stock,
