@@ -13,6 +13,7 @@
 //! what is counted here is only what it does not see and nothing blurs: areas of vmalloc.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     fmt::Write,
     fs,
@@ -44,6 +45,8 @@ const SLABINFO: &str = "/proc/slabinfo";
 const LIMIT: Duration = Duration::from_secs(30);
 /// Looks for a first account.
 const LOOKS: u32 = 8;
+/// How many accounts are named that have grown.
+const MOST_NAMED: usize = 4;
 /// Looks after which a growth is real, if the time is over too.
 const MOST_LOOKS: u32 = 40;
 
@@ -195,6 +198,18 @@ impl Account {
             now.lower(Self::look()?);
         }
         bail!("no end of looks")
+    }
+
+    /// What has grown most against `self`, in one line.
+    pub fn most_grown(&self, now: &Self) -> String {
+        let mut grown: Vec<_> = self.grown(now, 0).into_iter().collect();
+        grown.sort_by_key(|(_, growth)| Reverse(*growth));
+        let named = |(name, growth): &(String, i64)| format!("{name} by {growth}");
+        let most: Vec<String> = grown.iter().take(MOST_NAMED).map(named).collect();
+        match most.is_empty() {
+            true => "nothing has grown".into(),
+            false => format!("grown most: {}", most.join(", ")),
+        }
     }
 
     /// One line that compares two accounts in what matters most.

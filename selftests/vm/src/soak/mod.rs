@@ -82,7 +82,8 @@ pub struct Counts {
     stub_calls: u64,
     faults: u64,
     sleeps: u64,
-    vms: u64,
+    /// VMs that were started.
+    pub vms: u64,
     signals: u64,
     hogs: u64,
     /// All steps.
@@ -129,7 +130,7 @@ impl<'a> Soak<'a> {
         (28, Self::load_or_unload),
         (10, Self::nap),
         (10, Self::call_the_stub),
-        (4, Self::fault),
+        (3, Self::fault),
         (10, Self::start_a_vm),
         (3, Self::kill_one),
         (6, Self::send_a_signal),
@@ -169,11 +170,23 @@ impl<'a> Soak<'a> {
         let mut place = self.random.below(total);
         for (weight, step) in Self::STEPS {
             if place < weight {
-                step(self)?;
-                break;
+                return self.take(step);
             }
             place -= weight;
         }
+        Ok(())
+    }
+
+    /// Does each of the steps once.
+    pub fn each(&mut self) -> Result<()> {
+        for (_, step) in Self::STEPS {
+            self.take(step)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, step: Step<Self>) -> Result<()> {
+        step(self)?;
         self.counts.steps += 1;
         self.troop.reap()?;
         if self.counts.steps % CLOSE_LOOK == 0 {
@@ -338,6 +351,7 @@ impl<'a> Soak<'a> {
         if self.world.model.loaded {
             self.unload()?;
         }
+        self.world.check_log()?;
         let cpu = self.random.pick(&self.cpus);
         let at_first = self.world.model.cpus[cpu].online;
         let over = AtomicBool::new(false);
