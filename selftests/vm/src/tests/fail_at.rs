@@ -205,13 +205,14 @@ fn each_fallible(found: &Cell<u32>) -> Result<()> {
     }
     works()?;
     let (steps, cpus) = (found.get(), cpu::online()?.len());
-    note(format!("{steps} steps, {of_cpus} of CPUs, and {names:?}"));
     ensure!(steps != 0, "no end of steps");
     ensure!(
         of_cpus == OF_A_CPU.count() * cpus,
         "{of_cpus} steps of {cpus} CPUs"
     );
-    steps::expect_all(steps::LOADING, &names)
+    steps::expect_all(steps::LOADING, &names)?;
+    note(format!("{steps} steps, {of_cpus} of CPUs, and {names:?}"));
+    Ok(())
 }
 
 fn no_leak(steps: u32) -> Result<()> {
