@@ -2,8 +2,8 @@
 
 //! What one step of CPU hotplug costs, in instructions of a machine that counts them.
 //!
-//! The whole of it costs some hundred times as much as a hypervisor's step, and no two times the same: the CPUs wait for each other.
-//! So the kernel's own trace events `cpuhp_enter` and `cpuhp_exit` say when a step begins and ends. The machine executes one
+//! The whole of it costs some hundred times as much as a hypervisor's step, and no two times the same: the CPUs wait for each
+//! other. So the kernel's own trace events `cpuhp_enter` and `cpuhp_exit` say when a step begins and ends. The machine executes one
 //! instruction in one nanosecond of its own time (QEMU's `-icount shift=0`), and its counter has steps of 16 ns.
 //!
 //! Source: `Documentation/trace/histogram.rst` of Linux, 2.2 (inter-event histograms).
