@@ -169,7 +169,7 @@ pub const BENCHES: [Bench; 3] = [
             ratio("stock/none", "stock KVM", "no KVM", &[]),
             // The whole of hotplug, in which CPUs wait for each other, differs by some % from one machine to the next.
             ratio("bare/none", "eltwo bare", "no KVM", &[("offline", 1.1), ("online", 1.05)]),
-            // Init reads the registers that it will hand back, each by a stub call; the stock KVM hands back two that it knows.
+            // Init reads all registers, each by a stub call, and keeps them; the stock KVM keeps none.
             ratio(
                 "bare/stock",
                 "eltwo bare",
