@@ -7,6 +7,10 @@
  * named comes from `kernel::bindings`. A function must be exported to modules and be no static inline.
  */
 
+/* No CPU comes or goes. */
+#include <linux/cpuhplock.h>
+//! function cpus_read_(un)?lock
+
 /* CPU power management: a CPU comes back from a deep idle state with EL2 reset. */
 #include <linux/cpu_pm.h>
 //! function cpu_pm_(un)?register_notifier

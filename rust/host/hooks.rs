@@ -298,6 +298,25 @@ pub(crate) fn system_goes_down() -> bool {
     }
 }
 
+/// No CPU comes or goes, for as long as this lives. Process context.
+pub(crate) struct HotplugHeld(());
+
+impl HotplugHeld {
+    /// Waits for who is coming or going.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Process context, by the contract of the type; not within a callback of hotplug.
+        unsafe { bindings::cpus_read_lock() };
+        Self(())
+    }
+}
+
+impl Drop for HotplugHeld {
+    fn drop(&mut self) {
+        // SAFETY: `new` has taken it.
+        unsafe { bindings::cpus_read_unlock() };
+    }
+}
+
 /// Whether the CPU with this number is online.
 pub(crate) fn is_online(cpu: u32) -> bool {
     // SAFETY: The mask is the kernel's own; a number that is out of range would be a bug of the caller, who counts the

@@ -281,13 +281,18 @@ impl Service {
     /// `EBUSY` if EL2 of no CPU is ours. Otherwise as [`Self::hypercall`].
     pub(crate) fn hypercall_anywhere(&self, call: u64, args: [u64; 4]) -> Result<HvcRegs> {
         let mut outcome = self.hypercall(call, args);
+        if outcome != Err(EBUSY) {
+            return outcome;
+        }
+        // Else one could go behind the look at it and another come before: there was always one that is ours, and none is found.
+        let _held = hooks::HotplugHeld::new();
         for cpu in &self.cpus {
-            if outcome != Err(EBUSY) {
-                break;
-            }
             let there = hooks::on_cpu(cpu.number(), |irqs| cpu.call(self, call, args, irqs));
             outcome = there.unwrap_or(Err(EBUSY));
             self.settle();
+            if outcome != Err(EBUSY) {
+                break;
+            }
         }
         outcome
     }
