@@ -58,6 +58,7 @@ use super::{
         self,
         Tables, //
     },
+    timing::IrqsMasked,
     trouble::to_errno, //
 };
 use crate::{
@@ -260,17 +261,19 @@ impl Service {
     /// `EBUSY` if EL2 of this CPU is not ours. `EIO` if the call ended in an exception at EL2: it is in the log, the CPU is
     /// back at the stub, and the service is closed.
     pub(crate) fn hypercall(&self, call: u64, args: [u64; 4]) -> Result<HvcRegs> {
-        let outcome = hooks::on_cpu(CpuId::current().as_u32(), |irqs| {
-            let cpu = self.this_cpu(irqs).ok_or(EINVAL)?;
-            if call == Call::Reset as u64 {
-                let here = OnCpu::new(cpu, self, irqs);
-                lifecycle::run(&here, Hook::Down).map_err(to_errno)?;
-                return Ok([0; 5]);
-            }
-            cpu.call(self, call, args, irqs)
-        });
+        let outcome = self.call_here(call, args, IrqsMasked::new().proof());
         self.settle();
-        outcome.unwrap_or(Err(EBUSY))
+        outcome
+    }
+
+    /// Where the caller is cannot be asked first and gone to then: it may have moved, and that CPU be offline.
+    fn call_here(&self, call: u64, args: [u64; 4], irqs: &IrqsOff) -> Result<HvcRegs> {
+        let cpu = self.this_cpu(irqs).ok_or(EINVAL)?;
+        if call == Call::Reset as u64 {
+            lifecycle::run(&OnCpu::new(cpu, self, irqs), Hook::Down).map_err(to_errno)?;
+            return Ok([0; 5]);
+        }
+        cpu.call(self, call, args, irqs)
     }
 
     /// A hypercall about what all CPUs share: made on the CPU of the caller or, if EL2 of that one is not ours, on another.
