@@ -57,6 +57,9 @@ use crate::{
 /// Lines of a guest's console that are shown when its run fails.
 const CONSOLE_TAIL: usize = 40;
 
+/// Failures that are named again at the end.
+const FAILURES_NAMED: usize = 10;
+
 /// A cargo package of the checkout.
 struct Package {
     /// What it is called in the output.
@@ -234,6 +237,13 @@ impl Check<'_> {
             skipped,
         } = &total;
         let (failures, skips) = (failed.len(), skipped.len());
+        // Once more: much may have been printed since, and a reader of the log may have its end only.
+        for failed in failed.iter().take(FAILURES_NAMED) {
+            self.ui.line(format_args!("failed: {failed}"));
+        }
+        if let Some(more @ 1..) = failures.checked_sub(FAILURES_NAMED) {
+            self.ui.line(format_args!("failed: {more} more"));
+        }
         self.ui.line(format_args!(
             "{passed} passed, {failures} failed, {skips} skipped"
         ));
