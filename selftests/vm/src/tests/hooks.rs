@@ -6,11 +6,6 @@
 //! being told, the pair is also tried with nobody looking in between; where it leaves one CPU in another state than the others,
 //! also with the second hook on another CPU.
 
-use std::{
-    cell::OnceCell,
-    rc::Rc, //
-};
-
 use anyhow::{
     Context,
     Result, //
@@ -35,6 +30,7 @@ use crate::{
         },
     },
     ktap::{
+        Shared,
         Skip,
         Test, //
     },
@@ -59,7 +55,7 @@ pub fn asleep() -> Test {
 
 fn pairs(mut test: Test, wanted: fn(&Hook, &Hook) -> bool) -> Test {
     test = test.needs(helper::needed).needs(needs_two_cpus);
-    let ground = Rc::new(OnceCell::new());
+    let ground = Shared::new();
     for first in &HOOKS {
         for second in &HOOKS {
             if !wanted(first, second) {
@@ -67,7 +63,7 @@ fn pairs(mut test: Test, wanted: fn(&Hook, &Hook) -> bool) -> Test {
             }
             for view in views(first, second) {
                 let name = format!("{}_then_{}{}", first.name, second.name, view.suffix());
-                let ground = Rc::clone(&ground);
+                let ground = ground.clone();
                 test = test.case(name, move || pair(&ground, first, second, view));
             }
         }
@@ -131,12 +127,8 @@ fn start(first: &Hook, second: &Hook) -> (bool, bool) {
     (loaded, online)
 }
 
-fn pair(cell: &OnceCell<Ground>, first: &Hook, second: &Hook, view: View) -> Result<()> {
-    if cell.get().is_none() {
-        // An error leaves the cell empty for the next pair.
-        let _ = cell.set(Ground::prepare()?);
-    }
-    let ground = cell.get().context("no ground")?;
+fn pair(ground: &Shared<Ground>, first: &Hook, second: &Hook, view: View) -> Result<()> {
+    let ground = ground.get(Ground::prepare)?;
     let mut world = World::new(ground)?;
     let (loaded, online) = start(first, second);
     let prelude = [("insmod", loaded), ("offline", !online)];
