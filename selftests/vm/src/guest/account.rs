@@ -39,6 +39,8 @@ use super::{
 
 /// Where the debug kernel reports objects that nothing points to any more.
 pub const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+/// Pages by zone, node and CPU.
+const ZONEINFO: &str = "/proc/zoneinfo";
 /// Objects and slabs, by cache.
 const SLABINFO: &str = "/proc/slabinfo";
 /// How long deferred frees may take.
@@ -82,7 +84,7 @@ impl Account {
             let mut account = Self::default();
             account.vmalloc()?;
             if !Path::new(KMEMLEAK).exists() {
-                account.meminfo(&["PageTables", "Percpu", "KernelStack", "VmallocUsed"])?;
+                account.meminfo()?;
                 account.slabs()?;
                 account.pages()?;
             }
@@ -99,42 +101,21 @@ impl Account {
         }
     }
 
-    /// Pages that the kernel has for itself: not free, not on a per-CPU list, not a program's, not of a file, not of a slab. How
-    /// many slabs the objects lie in is chance, and they are counted by themselves.
+    /// Pages that the kernel has for itself: all but those elsewhere.
     fn pages(&mut self) -> Result<()> {
-        // Slabs come and go while this looks; too few of them make the number too large, as everything here does.
-        let before = slab_pages()?;
-        let zones = fs::read_to_string("/proc/zoneinfo")?;
-        let slabs = before.min(slab_pages()?);
-        let sum = |key: &str| -> i64 {
-            let numbers = zones
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix(key));
-            numbers
-                .filter_map(|rest| rest.trim().parse::<i64>().ok())
-                .sum()
-        };
-        let pages = sum("managed")
-            - sum("pages free")
-            - sum("count:")
-            - sum("nr_anon_pages")
-            - sum("nr_file_pages")
-            - slabs;
-        self.0.insert("kernel pages".into(), pages);
+        let managed = zones_sum(&fs::read_to_string(ZONEINFO)?, "managed");
+        // Pages move while this looks, and what has moved from here to there is in neither or in both. So the less of two looks is
+        // what counts of each: too few of them make the number too large, as everything here does.
+        let (first, second) = (pages_elsewhere()?, pages_elsewhere()?);
+        let elsewhere: i64 = first.iter().zip(second).map(|(a, b)| *a.min(&b)).sum();
+        self.0.insert("kernel pages".into(), managed - elsewhere);
         Ok(())
     }
 
     /// What the kernel has taken for one purpose or another, in pages: it takes no less than one.
-    fn meminfo(&mut self, keys: &[&str]) -> Result<()> {
-        let page_kib = i64::try_from(page::size_bytes()? >> 10)?;
-        let text = fs::read_to_string("/proc/meminfo")?;
-        for key in keys {
-            let kib: i64 = text
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-                .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-                .with_context(|| format!("/proc/meminfo has no {key}"))?;
-            self.0.insert(format!("{key} pages"), kib / page_kib);
+    fn meminfo(&mut self) -> Result<()> {
+        for key in ["PageTables", "Percpu", "KernelStack"] {
+            self.0.insert(format!("{key} pages"), meminfo_pages(key)?);
         }
         Ok(())
     }
@@ -217,9 +198,9 @@ impl Account {
         let mut text = String::new();
         for name in [
             "kernel pages",
-            "VmallocUsed pages",
             "vmalloc areas",
             "Percpu pages",
+            "PageTables pages",
         ] {
             let (Some(before), Some(after)) = (self.0.get(name), now.0.get(name)) else {
                 continue;
@@ -243,6 +224,44 @@ pub fn vmstat(name: &str) -> Result<u64> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .with_context(|| format!("/proc/vmstat has no {name}"))?;
     Ok(value.parse()?)
+}
+
+/// Pages that are free (some of them on a CPU's list), a program's, of a file, or counted by themselves: as such, or as objects or
+/// areas. How many slabs the objects lie in is chance, and each CPU keeps some stacks of tasks that have ended among the areas.
+fn pages_elsewhere() -> Result<[i64; 8]> {
+    // Each CPU keeps differences to the counters of its own; this adds them up. Else pages that a CPU has just put on its list count
+    // as free there and in the zone.
+    fs::write("/proc/sys/vm/stat_refresh", "1")?;
+    let zones = fs::read_to_string(ZONEINFO)?;
+    Ok([
+        zones_sum(&zones, "pages free"),
+        zones_sum(&zones, "count:"),
+        zones_sum(&zones, "nr_anon_pages"),
+        zones_sum(&zones, "nr_file_pages"),
+        meminfo_pages("PageTables")?,
+        meminfo_pages("Percpu")?,
+        meminfo_pages("VmallocUsed")?,
+        slab_pages()?,
+    ])
+}
+
+/// The sum of a number of each zone, node or CPU.
+fn zones_sum(zones: &str, key: &str) -> i64 {
+    let numbers = zones
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(key)?.trim().parse::<i64>().ok());
+    numbers.sum()
+}
+
+/// A line of `/proc/meminfo`, in pages.
+fn meminfo_pages(key: &str) -> Result<i64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib: i64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("/proc/meminfo has no {key}"))?;
+    Ok(kib / i64::try_from(page::size_bytes()? >> 10)?)
 }
 
 /// Pages of all slabs. Large allocations of kmalloc are in none.
@@ -274,8 +293,6 @@ fn still_damon() -> Result<()> {
 fn shrink() -> Result<()> {
     sync();
     fs::write("/proc/sys/vm/drop_caches", "3")?;
-    // Each CPU keeps differences to the counters of its own; this adds them up.
-    fs::write("/proc/sys/vm/stat_refresh", "1")?;
     for cache in fs::read_dir("/sys/kernel/slab").context("/sys/kernel/slab")? {
         let path = cache?.path();
         // Merged caches are links to one that is in the list anyway.

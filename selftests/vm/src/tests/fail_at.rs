@@ -70,8 +70,8 @@ const OF_A_CPU: RangeInclusive<usize> = 11..=14;
 const LAST: usize = 20;
 /// Loading has fewer steps that the kernel may refuse.
 const MOST: u32 = 200;
-/// Rounds of all failures over which memory is compared. What grows once, whatever the number of rounds, came to 7 pages where the
-/// machine had much else to do: less than half of them.
+/// Rounds of all failures over which memory is compared. What grows once, whatever their number, must be less than half of them: six
+/// dentries that the kernel keeps were seen.
 const ROUNDS: u32 = 20;
 
 pub fn test() -> Test {
