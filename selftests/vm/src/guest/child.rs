@@ -27,6 +27,8 @@ use nix::{
     },
 };
 
+use crate::ktap::note;
+
 /// Runs `body` in a child process. Returns its process number.
 ///
 /// The caller must have no other threads that hold locks which `body` needs.
@@ -38,7 +40,7 @@ pub fn start(body: impl FnOnce() -> Result<()>) -> Result<Pid> {
             let status = match body() {
                 Ok(()) => 0,
                 Err(error) => {
-                    eprintln!("child: {error:#}");
+                    note(format!("child: {error:#}"));
                     1
                 }
             };
