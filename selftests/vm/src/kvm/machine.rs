@@ -19,6 +19,7 @@ use kvm_ioctls::{
     Kvm,
     VmFd, //
 };
+use nix::errno::Errno;
 
 use super::{
     calls,
@@ -46,6 +47,16 @@ const fn block(address: u64, attribute: u64) -> u64 {
     address | AF | INNER_SHAREABLE | (attribute << 2) | 1
 }
 
+/// A new VM. The kernel gives up registering its MMU notifier if a signal is pending; as VMMs do, it is tried again then.
+fn create_vm(kvm: &Kvm) -> Result<VmFd> {
+    loop {
+        match raw::errno(kvm.create_vm()) {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome.context("KVM_CREATE_VM"),
+        }
+    }
+}
+
 /// A VM, its memory at [`BASE`] and the image in it.
 pub struct Machine {
     /// The memory at [`BASE`].
@@ -62,8 +73,7 @@ impl Machine {
 
     /// A VM with this memory.
     pub fn with_ram(kvm: &Kvm, ram: Ram) -> Result<Self> {
-        let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
-        let machine = Self::without_memory(vm, ram)?;
+        let machine = Self::without_memory(create_vm(kvm)?, ram)?;
         machine.add(SLOT, BASE, &machine.ram, 0)?;
         Ok(machine)
     }

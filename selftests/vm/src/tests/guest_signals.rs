@@ -3,6 +3,10 @@
 //! KVM_RUN and signals: EINTR, immediate_exit, KVM_SET_SIGNAL_MASK, a vCPU that waits.
 
 use std::{
+    sync::atomic::{
+        AtomicBool,
+        Ordering::Relaxed, //
+    },
     thread,
     time::Duration, //
 };
@@ -13,19 +17,25 @@ use anyhow::{
     Result, //
 };
 use kvm_ioctls::Kvm;
-use nix::sys::{
-    pthread::{
-        pthread_kill,
-        pthread_self, //
-    },
-    signal::{
-        SigSet,
-        SigmaskHow, //
+use nix::{
+    errno::Errno,
+    sys::{
+        pthread::{
+            pthread_kill,
+            pthread_self, //
+        },
+        signal::{
+            SigSet,
+            SigmaskHow, //
+        },
     },
 };
 
 use crate::{
-    ktap::Test,
+    ktap::{
+        note,
+        Test, //
+    },
     kvm::{
         calls, host,
         image::{
@@ -59,6 +69,7 @@ pub fn test() -> Test {
         .case("signal_mask_keeps_out", host::with(mask_keeps_out))
         .case("signal_wakes_wfi", host::with(wakes))
         .case("no_progress_is_lost", host::with(many))
+        .case("vm_is_made_or_interrupted", host::with(made))
 }
 
 fn spinning(kvm: &Kvm) -> Result<(Machine, Vcpu)> {
@@ -286,5 +297,37 @@ fn many(kvm: &Kvm) -> Result<()> {
         "none of {KICKS} signals has interrupted KVM_RUN"
     );
     ensure!(count == channel.progress(), "{count} counted");
+    Ok(())
+}
+
+/// A signal that comes while a VM is made ends that with EINTR, or is too early or too late for that; both must be seen.
+fn made(kvm: &Kvm) -> Result<()> {
+    const LEAST_OF_EACH: u32 = 5;
+    accept_kicks()?;
+    let (maker, over) = (pthread_self(), AtomicBool::new(false));
+    let (mut vms, mut interrupted) = (0, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for pause in (0..40).cycle() {
+                if over.load(Relaxed) || pthread_kill(maker, KICK).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_micros(50 * pause));
+            }
+        });
+        let mut other = None;
+        let result = poll(|| {
+            match raw::errno(kvm.create_vm()) {
+                Ok(_) => vms += 1,
+                Err(Errno::EINTR) => interrupted += 1,
+                Err(errno) => other = Some(errno),
+            }
+            other.is_some() || (vms >= LEAST_OF_EACH && interrupted >= LEAST_OF_EACH)
+        });
+        over.store(true, Relaxed);
+        other.map_or(result, |errno| Err(errno).context("KVM_CREATE_VM"))
+    })
+    .with_context(|| format!("{vms} VMs, {interrupted} times EINTR"))?;
+    note(format!("{vms} VMs, {interrupted} times EINTR"));
     Ok(())
 }
