@@ -230,16 +230,18 @@ impl Here for OnCpu<'_> {
         if parameter::<u8>(module_parameters::selfcheck.value()) == 0 {
             return;
         }
-        let mut equal = 0;
+        let (mut equal, mut different) = (0, 0);
         for (place, before) in self.cpu.image_before() {
             let now = self.read_at_stub(place);
             if now == before {
                 equal += 1;
             } else {
                 self.cpu.keep_difference(place, before, now);
+                different += 1;
             }
         }
-        if how == Comparison::Told && self.cpu.tell_differences() == 0 {
+        // Another CPU may have told of what was found here just now.
+        if how == Comparison::Told && self.cpu.tell_differences() == 0 && different == 0 {
             pr_info!(
                 "CPU{}: EL2 register image equal ({equal} registers)\n",
                 self.cpu.number()

@@ -348,9 +348,11 @@ impl AllCpus for Service {
     }
 
     fn report(&self) {
+        // Before a report is taken: who finds none has waited until it is in the log.
+        let mut log = self.log.lock();
         for cpu in &self.cpus {
             if let Some(report) = cpu.take_report() {
-                self.log.lock().record(self, cpu.number(), report);
+                log.record(self, cpu.number(), report);
             }
             cpu.tell_differences();
         }
