@@ -46,7 +46,8 @@ use crate::{
         cpu,
         debugfs,
         fault,
-        module, //
+        module,
+        poll, //
     },
     ktap::Skip, //
 };
@@ -353,6 +354,7 @@ fn guest(world: &mut World<'_>, target: usize) -> Result<()> {
 }
 
 const STATE: &str = "/sys/power/state";
+const WAKEUPS: &str = "/sys/power/wakeup_count";
 const CLOCKS: &str = "/sys/class/rtc";
 const SUSPENDED: &str = "/sys/power/suspend_stats/success";
 const FAILED_DEVICE: &str = "/sys/power/suspend_stats/last_failed_dev";
@@ -365,6 +367,8 @@ const TEST_DELAY: &str = "/sys/module/hibernate/parameters/pm_test_delay";
 const PERIOD: Duration = Duration::from_millis(2300);
 /// Periods that are tried, each twice as long as the one before.
 const PERIODS: u32 = 5;
+/// How long events may keep coming that wake the machine.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Skips where the machine cannot go to sleep, or cannot be woken.
 pub fn can_sleep() -> Result<()> {
@@ -413,8 +417,10 @@ pub fn sleep(state: &str) -> Result<()> {
     let before = count()?;
     for attempt in 0..PERIODS {
         let _alarms = alarms(PERIOD * 2_u32.pow(attempt))?;
+        let wakeups = heed_wakeups()?;
         match fs::write(STATE, state) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && alarm_is_near()? => {}
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && comes_too_soon(&wakeups)? => {}
             result => {
                 result.with_context(|| format!("sleep state {state}"))?;
                 ensure!(count()? == before + 1, "{SUSPENDED} has not moved on");
@@ -422,13 +428,27 @@ pub fn sleep(state: &str) -> Result<()> {
             }
         }
     }
-    bail!("sleep state {state}: refused {PERIODS} times for an alarm that is near")
+    bail!("sleep state {state}: refused {PERIODS} times for an alarm that comes too soon")
 }
 
-/// Was it an alarm, and nothing else, for which the kernel has refused to sleep? It comes too soon if freezing has taken long.
-fn alarm_is_near() -> Result<bool> {
+/// Has the kernel not sleep, or wake up, for an event that comes from now on: the alarm may go off on the way to sleep, where it is no
+/// interrupt that wakes, and then nothing would. Returns the number of events so far.
+///
+/// Source: `Documentation/ABI/testing/sysfs-power` of Linux.
+fn heed_wakeups() -> Result<String> {
+    poll::until(LIMIT, || {
+        let count = fs::read_to_string(WAKEUPS).context(WAKEUPS)?;
+        // Refused if there was one in between.
+        fs::write(WAKEUPS, count.trim()).context(WAKEUPS)?;
+        Ok(count)
+    })
+}
+
+/// Was it an alarm, and nothing else, for which the kernel has refused to sleep? It is near, or went off, if freezing has taken long.
+fn comes_too_soon(wakeups: &str) -> Result<bool> {
     let device = fs::read_to_string(FAILED_DEVICE).context(FAILED_DEVICE)?;
-    Ok(device.starts_with(ALARM_DEVICE))
+    let now = fs::read_to_string(WAKEUPS).context(WAKEUPS)?;
+    Ok(device.starts_with(ALARM_DEVICE) || now != wakeups)
 }
 
 fn suspend_to_idle(_: &mut World<'_>, _: usize) -> Result<()> {
