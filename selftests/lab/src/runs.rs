@@ -155,10 +155,8 @@ impl Run {
                 _ => " eltwo.watch=kmemleak,lockdep",
             };
         }
-        if self.flavour == debug_kernel::FLAVOUR || self.cpus > CPUS_IN_TIME {
-            // An emulated CPU that the host has no time for is not stuck.
-            words += " watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
-        }
+        // An emulated CPU that the host has no time for is not stuck.
+        words += " watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
         Spec {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
@@ -216,10 +214,6 @@ impl Run {
 /// kmemleak looks at each page frame number between the first and the last of a zone (`kmemleak_scan`), and board RAM is at 1 GiB:
 /// with a bank from here on it comes to no end.
 const KMEMLEAK_ENDS: u64 = 1 << 40;
-
-/// Emulated CPUs that a host with few CPUs, and other VMs on them, still finds time for in the 20 s that the kernel's
-/// watchdogs allow.
-const CPUS_IN_TIME: u32 = 4;
 
 /// Size of the disk of a machine that hibernates: room for all of its memory.
 const DISK_MIB: u64 = 1536;

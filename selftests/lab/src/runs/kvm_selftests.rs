@@ -10,10 +10,6 @@ use super::{
     NO_VHE, //
 };
 
-/// Has the kernel's watchdog wait longer: some of the programs leave no time for others, and a CPU that the host has no time for
-/// is not stuck.
-const PATIENT: &str = "watchdog_thresh=60";
-
 /// The machine on which the kernel's KVM selftests run. What the library takes for a guest of many programs is half a
 /// gibibyte.
 pub const KVM_SELFTESTS: Run = Run {
@@ -46,12 +42,12 @@ pub const PAIRS: [Pair; 2] = [
     Pair {
         stock: Run {
             name: "kvm-selftests-stock",
-            words: &["kvm-arm.mode=nvhe", PATIENT],
+            words: &["kvm-arm.mode=nvhe"],
             ..KVM_SELFTESTS
         },
         eltwo: Run {
             name: "kvm-selftests-eltwo",
-            words: &[KVM_OFF, PATIENT],
+            words: &[KVM_OFF],
             ..KVM_SELFTESTS
         },
     },
@@ -59,13 +55,13 @@ pub const PAIRS: [Pair; 2] = [
         stock: Run {
             name: "kvm-selftests-stock",
             cpu: "max",
-            words: &["kvm-arm.mode=nvhe", PATIENT],
+            words: &["kvm-arm.mode=nvhe"],
             ..KVM_SELFTESTS
         },
         eltwo: Run {
             name: "kvm-selftests-eltwo",
             cpu: "max",
-            words: &[KVM_OFF, NO_VHE, PATIENT],
+            words: &[KVM_OFF, NO_VHE],
             ..KVM_SELFTESTS
         },
     },

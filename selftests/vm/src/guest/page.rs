@@ -43,6 +43,12 @@ pub fn size_bytes() -> Result<usize> {
     Ok(size.try_into()?)
 }
 
+/// Has the kernel move what it can, so that there are large pieces of memory.
+pub fn compact() -> Result<()> {
+    const FILE: &str = "/proc/sys/vm/compact_memory";
+    fs::write(FILE, "1").context(FILE)
+}
+
 /// PA of each of `count` pages from `address` on, as the kernel tells it now; nothing for a page that is not there.
 pub fn places(address: usize, count: usize) -> Result<Vec<Option<u64>>> {
     const PRESENT: u64 = 1 << 63;

@@ -29,7 +29,11 @@ use crate::{
     tests, //
 };
 
-const FAIR_SERVERS: &str = "/sys/kernel/debug/sched/fair_server";
+/// The scheduler's deadline servers, by class.
+const SERVERS: [&str; 2] = [
+    "/sys/kernel/debug/sched/fair_server",
+    "/sys/kernel/debug/sched/ext_server",
+];
 const LOCKDEP: &str = "/proc/lockdep_stats";
 
 /// Objects younger than this are not reported (`MSECS_MIN_AGE` of `mm/kmemleak.c`).
@@ -63,9 +67,7 @@ impl Watch {
         if let Some(name) = missing {
             bail!("this kernel does not look for errors with {name}, only with {names:?}");
         }
-        if !required.is_empty() {
-            stop_fair_servers()?;
-        }
+        stop_servers()?;
         Ok(watch)
     }
 
@@ -135,11 +137,13 @@ impl Watch {
 
 /// Stops the scheduler's deadline servers, which keep real-time tasks from starving others. Linux 7.2 forwards a server's timer that is
 /// queued again already (`dl_server_timer`, a warning of `hrtimer_forward`) when a CPU has had no time for long, as emulated
-/// CPUs of this slow kernel have. A CPU that was never online has none yet. Source: `Documentation/scheduler/sched-rt-group.rst`.
-fn stop_fair_servers() -> Result<()> {
+/// CPUs may have. A CPU that was never online has none yet. Source: `Documentation/scheduler/sched-rt-group.rst`.
+fn stop_servers() -> Result<()> {
     for cpu in cpu::online()? {
-        let runtime = format!("{FAIR_SERVERS}/cpu{cpu}/runtime");
-        fs::write(&runtime, "0").context(runtime)?;
+        for server in SERVERS.iter().filter(|server| Path::new(server).exists()) {
+            let runtime = format!("{server}/cpu{cpu}/runtime");
+            fs::write(&runtime, "0").context(runtime)?;
+        }
     }
     Ok(())
 }

@@ -74,9 +74,10 @@ fn needs_power_down() -> Result<()> {
     Ok(())
 }
 
-/// Times that the kernel has tried the state.
+/// Times that the kernel has tried the state, in suspend to idle as well.
 fn tries(cpu: usize) -> Result<u64> {
-    ["usage", "rejected"].iter().try_fold(0, |sum, file| {
+    const FILES: [&str; 3] = ["usage", "rejected", "s2idle/usage"];
+    FILES.iter().try_fold(0, |sum, file| {
         let path = state(cpu, file);
         let text = fs::read_to_string(&path).context(path)?;
         Ok(sum + text.trim().parse::<u64>()?)
@@ -126,8 +127,19 @@ fn all_napping(least: u64, work: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// But for what makes each CPU wake up often enough to nap again, however few events the kernel has for it.
 fn nothing_to_do() -> Result<()> {
+    const WAKE_UPS: u64 = 2 * NAPS;
+    const BETWEEN: Duration = Duration::from_millis(5);
     thread::sleep(IDLE);
+    for cpu in cpu::online()? {
+        for _ in 0..WAKE_UPS {
+            cpu::on(cpu, || {
+                thread::sleep(BETWEEN);
+                Ok(())
+            })?;
+        }
+    }
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use crate::{
         debugfs,
         kmsg::Log,
         module,
+        page,
         steps, //
     },
     ktap::{
@@ -190,6 +191,8 @@ fn each_cpu() -> Result<()> {
 
 /// The steps that may fail, found by counting: every allocation, every registration, every step of every CPU.
 fn each_fallible(found: &Cell<u32>) -> Result<()> {
+    // How many steps there are depends on the number of pieces that the pool comes in.
+    page::compact()?;
     let (mut names, mut of_cpus) = (BTreeSet::new(), 0);
     for nth in 1..MOST {
         let Some(failure) = load(&format!("fail_nth={nth}"))? else {
@@ -218,6 +221,7 @@ fn each_fallible(found: &Cell<u32>) -> Result<()> {
 
 fn no_leak(steps: u32) -> Result<()> {
     ensure!(steps != 0, "the steps were not found");
+    page::compact()?;
     let before = Account::take()?;
     let rounds = rounds(ROUNDS);
     for _ in 0..rounds {

@@ -343,6 +343,7 @@ fn zeroes() -> Result<()> {
         return Skip::because("this kernel has no transparent huge pages");
     }
     let host = Host::start()?;
+    page::compact()?;
     let round = || -> Result<u64> {
         child::wait_success(child::start(|| read_zeroes(&host.open()?))?)?;
         fs::write("/proc/sys/vm/drop_caches", "3")?;

@@ -8,6 +8,7 @@ use std::{
         OpenOptions, //
     },
     path::Path,
+    time::Duration, //
 };
 
 use anyhow::{
@@ -37,7 +38,11 @@ use nix::{
 };
 
 use crate::{
-    guest::debugfs,
+    guest::{
+        debugfs,
+        page,
+        poll, //
+    },
     ktap::{
         note,
         Skip,
@@ -67,6 +72,8 @@ use crate::{
     },
 };
 
+/// How long it may take until there is room for huge pages.
+const IN_A_ROW: Duration = Duration::from_secs(20);
 /// Slot of the memory at [`EXTRA`].
 const SLOT: u32 = 1;
 /// The first virtio transport of QEMU's board, which no driver has claimed, and what its first register reads as: "virt".
@@ -269,9 +276,13 @@ impl Pool {
             return Skip::because("the kernel has no pool of huge pages");
         }
         let pool = Self(dir);
-        pool.set("nr_hugepages", pages)?;
-        let got = pool.get("nr_hugepages")?;
-        ensure!(got == pages, "{got} of {pages} huge pages");
+        poll::until(IN_A_ROW, || {
+            page::compact()?;
+            pool.set("nr_hugepages", pages)?;
+            let got = pool.get("nr_hugepages")?;
+            ensure!(got == pages, "{got} of {pages} huge pages");
+            Ok(())
+        })?;
         Ok(pool)
     }
 

@@ -30,6 +30,7 @@ use nix::{
 };
 
 use crate::{
+    guest::page,
     ktap::{
         note,
         Skip,
@@ -429,6 +430,7 @@ fn exits_for_reading(kvm: &Kvm, ram: &Ram) -> Result<u64> {
 fn blocks(kvm: &Kvm) -> Result<()> {
     const COUNT: usize = 2;
     let pages = (COUNT * huge_size() / page_size()) as u64;
+    page::compact()?;
     let small = exits_for_reading(kvm, &Ram::new(COUNT * huge_size())?)?;
     let huge = exits_for_reading(kvm, &Ram::huge(COUNT * huge_size())?)?;
     ensure!(small >= pages, "{small} exits for {pages} small pages");

@@ -156,7 +156,8 @@ fn unload() -> Result<()> {
     if !module::is_loaded()? {
         return Skip::because("the kernel's own KVM is in use");
     }
-    module::unload()?;
+    // What a program has left behind was killed, and nobody has waited for its end.
+    poll::until(DYING, module::unload)?;
     module::nothing_left()
 }
 
