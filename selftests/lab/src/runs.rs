@@ -26,8 +26,10 @@ pub use kvm_selftests::{
 };
 pub use table::RUNS;
 
-/// Words of every kernel command line: results need the console only if something goes wrong.
-const COMMAND_LINE: &str = "console=ttyAMA0 panic=-1 loglevel=5";
+/// Words of every kernel command line: results need the console only if something goes wrong, and an emulated CPU that the host has
+/// no time for is not stuck.
+const COMMAND_LINE: &str =
+    "console=ttyAMA0 panic=-1 loglevel=5 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
 
 /// What the kernel's own KVM is told on the command line.
 const KVM_OFF: &str = "kvm-arm.mode=none";
@@ -155,8 +157,6 @@ impl Run {
                 _ => " eltwo.watch=kmemleak,lockdep",
             };
         }
-        // An emulated CPU that the host has no time for is not stuck.
-        words += " watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120";
         Spec {
             cpu: self.cpu.to_owned(),
             cpus: self.cpus,
