@@ -50,7 +50,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins. The kernel itself has lost nothing when it has started: it need not be looked for.
+    /// Begins, and on every kernel stops what would warn of a busy host ([`stop_servers`]). The kernel itself has lost nothing when it
+    /// has started: it need not be looked for.
     ///
     /// # Errors
     ///
